@@ -1,8 +1,9 @@
 //! Commits that are caught up with before anybody asks.
 //!
 //! Whoever asks first after a commit has the store caught up with, and waits for that: a start would, which comes right after the push
-//! that it is for. So a thread watches the file that counts commits (inotify(7)) and asks for it. It is a help alone: every request
-//! asks for itself whether there was a commit.
+//! that it is for. So a thread watches the file that counts commits (inotify(7)) and asks for it. A while later it has the index itself
+//! catch up, which takes longer than to read what the journal says. It is a help alone: every request asks for itself whether there was a
+//! commit.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -18,7 +19,7 @@ use rustix::io::Errno;
 
 use crate::contents::Contents;
 
-/// The least time from one catching up to the next: what many commits in a row cost.
+/// The time from one catching up to that of the index itself, and so the least time to the next: what many commits in a row cost.
 const PAUSE: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: Duration::from_millis(20).as_nanos() as i64,
@@ -81,12 +82,13 @@ fn follow(contents: &Contents, events: &OwnedFd, end: &OwnedFd) -> io::Result<()
         }
         if tells_of_a_commit(events)? {
             // Who asks is told.
-            if let Err(error) = contents.view().refresh() {
-                tracing::debug!(%error, "catching up with a commit");
-            }
+            let told = |error| tracing::debug!(%error, "catching up with a commit");
+            let view = contents.view();
+            view.refresh().unwrap_or_else(told);
             if is_over([end], Some(&PAUSE))? {
                 return Ok(());
             }
+            view.settle().unwrap_or_else(told);
         }
     }
 }

@@ -21,6 +21,7 @@ use crate::damage::DamagedSlots;
 use crate::directory;
 use crate::distrust::Distrust;
 use crate::error::{Result, StoreError};
+use crate::following::{Follower, Seen};
 use crate::format::{self, Location, ObjectRecord, SegmentRecord};
 use crate::index::Index;
 use crate::lease::{Lease, LeaseTable};
@@ -43,7 +44,7 @@ pub struct StoreView {
     /// The file that was there last; absent in a store of an old release that nobody has written to.
     mark: Mutex<Option<Mark>>,
     /// The writer follows nobody.
-    followed: Option<Followed>,
+    follower: Option<Follower>,
     /// See [`StoreView::distrusts_index`].
     pub(crate) distrust: Arc<Distrust>,
     /// See [`StoreView::damage`].
@@ -52,21 +53,6 @@ pub struct StoreView {
     open: Mutex<HashMap<SegmentId, Weak<dyn SegmentFile>>>,
     /// A follower's scratch directory, removed when the view is dropped.
     scratch: Option<PathBuf>,
-}
-
-/// How far a follower has come.
-#[derive(Debug)]
-struct Followed {
-    /// What the mark said when it was last caught up with, unless the last attempt at that failed. Held while catching up, which
-    /// is done once for all who ask meanwhile.
-    seen: Mutex<Option<Seen>>,
-}
-
-/// What the mark says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Seen {
-    mark: Option<Identity>,
-    generation: u64,
 }
 
 /// A segment or an object that is held against collection while this value lives.
@@ -81,6 +67,27 @@ impl StoreView {
     /// Opens the store in `directory` for reading, beside a writer or without one. `scratch` is a
     /// new directory for this reader's own notes, which it removes in the end.
     pub fn follow(directory: &Path, scratch: &Path) -> Result<Self> {
+        Self::open_following(directory, scratch, |_| None)
+    }
+
+    /// The same, of a reader that stays: it learns of commits from the journal, too, which is far quicker, as long as somebody has it
+    /// [settle](Self::settle) now and then. So what it shows is the index's and the journal's together: who compares the two must not.
+    pub fn follow_closely(directory: &Path, scratch: &Path) -> Result<Self> {
+        let view = Self::open_following(directory, scratch, |superblock| {
+            let tells = superblock.is_marked() && superblock.is_journaled();
+            tells.then(|| directory.join(format::JOURNAL_DIRECTORY))
+        })?;
+        if let Err(error) = view.settle() {
+            tracing::warn!(%error, "the journal is not followed for now");
+        }
+        Ok(view)
+    }
+
+    fn open_following(
+        directory: &Path,
+        scratch: &Path,
+        journal: impl FnOnce(&Superblock) -> Option<PathBuf>,
+    ) -> Result<Self> {
         let superblock = Superblock::read(directory, false)?;
         let backend = opening::backend(directory);
         opening::examine_for_reading(directory, &superblock, backend.as_ref())?;
@@ -88,13 +95,7 @@ impl StoreView {
             .map_err(|source| StoreError::io("creating", scratch, source))?;
         let index = Index::open_secondary(&directory.join(format::INDEX_DIRECTORY), scratch)?;
         let mut view = Self::assemble(directory, superblock, index, backend)?;
-        let opened = Seen {
-            generation: u64::MAX,
-            ..view.look_at_mark()?
-        };
-        view.followed = Some(Followed {
-            seen: Mutex::new(Some(opened)),
-        });
+        view.follower = Some(Follower::new(view.look_at_mark()?, journal(&superblock)));
         view.scratch = Some(scratch.into());
         view.refresh()?;
         Ok(view)
@@ -113,7 +114,7 @@ impl StoreView {
             backend,
             leases: LeaseTable::open(&directory.join(format::LEASES_FILE))?,
             mark: Mutex::new(Mark::open(&directory.join(format::GENERATION_FILE))?),
-            followed: None,
+            follower: None,
             distrust: Distrust::of(directory, superblock.identity),
             damage: RwLock::default(),
             open: Mutex::default(),
@@ -128,7 +129,7 @@ impl StoreView {
 
     /// True in the process that writes to the store.
     pub fn is_writer(&self) -> bool {
-        self.followed.is_none()
+        self.follower.is_none()
     }
 
     /// The store's superblock.
@@ -161,7 +162,7 @@ impl StoreView {
     /// Makes everything committed before the call visible. Does nothing in the writing process. What somebody has put in place of
     /// the store is followed if it is a copy of it, however old, and refused if it is another store.
     pub fn refresh(&self) -> Result<()> {
-        let Some(followed) = &self.followed else {
+        let Some(follower) = &self.follower else {
             return Ok(());
         };
         if let Err(error) = self.leases.look_again() {
@@ -169,16 +170,18 @@ impl StoreView {
         }
         // Read before catching up: a commit in between is then seen twice rather than never.
         let now = self.look_at_mark()?;
-        let mut seen = followed.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if *seen != Some(now) {
-            let counts = self.superblock.is_marked();
-            let identity = counts.then_some(self.superblock.identity);
-            let is_another = seen.take().is_none_or(|seen| seen.mark != now.mark);
-            self.index.catch_up(identity, now.generation, is_another)?;
-            self.set_damage(self.index.now().damaged()?);
-            *seen = Some(now);
-        }
+        let counts = self.superblock.is_marked();
+        let identity = counts.then_some(self.superblock.identity);
+        follower.refresh(&self.index, identity, now, || self.look_at_damage())
+    }
+
+    pub(crate) fn look_at_damage(&self) -> Result<()> {
+        self.set_damage(self.index.now().damaged()?);
         Ok(())
+    }
+
+    pub(crate) fn follower(&self) -> Option<&Follower> {
+        self.follower.as_ref()
     }
 
     /// One state of the index, for everything that asks more than one question: what one answer

@@ -1,12 +1,14 @@
 //! What was found in a state of the store, kept for whoever asks next.
 //!
 //! A start asks for an image's map three times: the kernel for its name, and [`hold`](super::Contents::hold) before and
-//! after it takes leases. To find it anew is to read and to write JSON, and to hash that.
+//! after it takes leases. To find it anew is to read and to write JSON, and to hash that. So it is kept as long as nothing has changed of
+//! what it was made of.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use pool_core::extent::SegmentId;
+use pool_store::Reads;
 
 use super::Found;
 use crate::tree::Place;
@@ -22,63 +24,106 @@ pub(super) struct FoundCache(Mutex<Kept>);
 
 #[derive(Debug, Default)]
 struct Kept {
-    places: HashMap<Place, (u64, Found)>,
+    places: HashMap<Place, Entry>,
     bytes: usize,
 }
 
+#[derive(Debug)]
+struct Entry {
+    /// The last state of which it is known that it is so.
+    state: u64,
+    found: Found,
+    /// What it was made of.
+    reads: Reads,
+    /// The same of its segments.
+    segments_reads: Reads,
+}
+
 impl FoundCache {
-    /// What is at `place` in `state`, if it was found before.
-    pub(super) fn get(&self, place: &Place, state: u64) -> Option<Found> {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (as_of, found) = kept.places.get(place)?;
-        (*as_of == state).then(|| found.clone())
+    /// What is at `place` in `state`, if it was found before; `keeps` says whether that state has what was read in an earlier one.
+    pub(super) fn get(
+        &self,
+        place: &Place,
+        state: u64,
+        keeps: impl Fn(&Reads, u64) -> bool,
+    ) -> Option<Found> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = kept.places.get_mut(place)?;
+        if entry.state != state {
+            // Somebody who has seen an older state is slow.
+            if entry.state > state || !keeps(&entry.reads, entry.state) {
+                return None;
+            }
+            if !keeps(&entry.segments_reads, entry.state) {
+                entry.found.segments = None;
+            }
+            entry.state = state;
+        }
+        Some(entry.found.clone())
     }
 
-    /// Keeps what was found at `place` in `state`.
-    pub(super) fn keep(&self, place: &Place, state: u64, found: &Found) {
-        if found.bytes_kept() > MOST_BYTES {
+    /// Keeps what was found at `place` in `state` by these `reads`.
+    pub(super) fn keep(&self, place: &Place, state: u64, found: &Found, reads: Reads) {
+        let entry = Entry {
+            state,
+            found: found.clone(),
+            reads,
+            segments_reads: Reads::default(),
+        };
+        if entry.bytes_kept() > MOST_BYTES {
             return;
         }
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.put(place.clone(), state, found.clone());
+        kept.put(place.clone(), entry);
     }
 
-    /// Adds to `found`, if it is what is kept of `place` in `state`, the segments that it holds in that state.
+    /// Adds to `found`, if it is what is kept of `place` in `state`, the segments that it holds in that state, found by these `reads`.
     pub(super) fn add_segments(
         &self,
         place: &Place,
         state: u64,
         found: &Found,
         segments: &Arc<[SegmentId]>,
+        reads: Reads,
     ) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((as_of, there)) = kept.places.get_mut(place)
-            && *as_of == state
+        let kept = &mut *kept;
+        if let Some(entry) = kept.places.get_mut(place)
+            && entry.state == state
             // It may be what was there before, which somebody had looked up.
-            && there.version == found.version
-            && there.holds == found.holds
+            && entry.found.version == found.version
+            && entry.found.holds == found.holds
         {
-            there.segments = Some(Arc::clone(segments));
+            kept.bytes -= entry.bytes_kept();
+            entry.found.segments = Some(Arc::clone(segments));
+            entry.segments_reads = reads;
+            kept.bytes += entry.bytes_kept();
         }
     }
 }
 
+impl Entry {
+    fn bytes_kept(&self) -> usize {
+        self.found.bytes_kept() + self.reads.bytes_kept() + self.segments_reads.bytes_kept()
+    }
+}
+
 impl Kept {
-    fn put(&mut self, place: Place, state: u64, found: Found) {
-        if let Some((as_of, old)) = self.places.get(&place) {
+    fn put(&mut self, place: Place, entry: Entry) {
+        if let Some(old) = self.places.get(&place) {
             // Somebody who has seen an older state was slow.
-            if *as_of > state {
+            if old.state > entry.state {
                 return;
             }
             self.bytes -= old.bytes_kept();
             self.places.remove(&place);
         }
-        if self.places.len() >= MOST_PLACES || self.bytes + found.bytes_kept() > MOST_BYTES {
+        if self.places.len() >= MOST_PLACES || self.bytes + entry.bytes_kept() > MOST_BYTES {
             self.places.clear();
             self.bytes = 0;
         }
-        self.bytes += found.bytes_kept();
-        self.places.insert(place, (state, found));
+        self.bytes += entry.bytes_kept();
+        self.places.insert(place, entry);
     }
 }
 
@@ -99,13 +144,18 @@ mod tests {
         })
     }
 
+    fn none(_: &Reads, _: u64) -> bool {
+        false
+    }
+
     #[test]
     fn what_was_found_is_of_one_state() {
         let cache = FoundCache::default();
         let keep = |state, text: &str| {
-            cache.keep(&place(1), state, &Found::of_bytes(text.as_bytes().into()));
+            let found = Found::of_bytes(text.as_bytes().into());
+            cache.keep(&place(1), state, &found, Reads::default());
         };
-        let get = |state| text(cache.get(&place(1), state));
+        let get = |state| text(cache.get(&place(1), state, none));
         assert_eq!(get(1), None);
         keep(1, "a");
         assert_eq!(get(1).as_deref(), Some("a"));
@@ -121,33 +171,60 @@ mod tests {
     }
 
     #[test]
+    fn what_is_made_of_the_same_is_found_in_later_states() {
+        let cache = FoundCache::default();
+        let found = Found::of_bytes(b"a".as_slice().into());
+        cache.keep(&place(1), 1, &found, Reads::default());
+        let get = |state, keeps: bool| {
+            let asked = |_: &Reads, since| {
+                assert!(since < state, "a state is as it is");
+                keeps
+            };
+            cache.get(&place(1), state, asked).is_some()
+        };
+        assert!(get(3, true) && get(3, false));
+        assert!(!get(4, false) && !get(2, true), "an older one is not asked");
+        assert!(get(5, true) && get(5, false));
+    }
+
+    #[test]
     fn segments_are_those_of_what_is_kept() {
         let cache = FoundCache::default();
         let [old, new] = [b"old", b"new"].map(|bytes| Found::of_bytes(bytes.as_slice().into()));
         let segments = Arc::from([SegmentId(1)]);
-        let known = |state| cache.get(&place(1), state).and_then(|found| found.segments);
-        cache.keep(&place(1), 2, &new);
-        cache.add_segments(&place(1), 2, &old, &segments);
-        cache.add_segments(&place(1), 1, &new, &segments);
-        cache.add_segments(&place(2), 2, &new, &segments);
+        let known = |state| {
+            let found = cache.get(&place(1), state, none);
+            found.and_then(|found| found.segments)
+        };
+        let keep = |state| cache.keep(&place(1), state, &new, Reads::default());
+        let add = |nth, state, found| {
+            cache.add_segments(&place(nth), state, found, &segments, Reads::default());
+        };
+        keep(2);
+        add(1, 2, &old);
+        add(1, 1, &new);
+        add(2, 2, &new);
         assert_eq!(known(2), None);
-        cache.add_segments(&place(1), 2, &new, &segments);
-        assert_eq!(known(2), Some(segments));
-        cache.keep(&place(1), 3, &new);
+        add(1, 2, &new);
+        assert_eq!(known(2), Some(segments.clone()));
+        keep(3);
         assert_eq!(known(3), None);
+        // They may lie elsewhere, of what is the same.
+        add(1, 3, &new);
+        let asked = std::cell::Cell::new(0);
+        let first = |_: &Reads, _| asked.replace(asked.get() + 1) == 0;
+        let found = cache.get(&place(1), 4, first).unwrap();
+        assert_eq!((found.segments, asked.get()), (None, 2));
     }
 
     #[test]
     fn neither_many_places_nor_large_files_fill_the_memory() {
         let cache = FoundCache::default();
         let keep = |nth, length| {
-            cache.keep(&place(nth), 1, &Found::of_bytes(vec![0; length].into()));
+            let found = Found::of_bytes(vec![0; length].into());
+            cache.keep(&place(nth), 1, &found, Reads::default());
             let kept = cache.0.lock().unwrap();
-            let bytes: usize = kept
-                .places
-                .values()
-                .map(|(_, found)| found.bytes_kept())
-                .sum();
+            let bytes: usize = kept.places.values().map(Entry::bytes_kept).sum();
             assert_eq!(kept.bytes, bytes);
             assert!(bytes <= MOST_BYTES && kept.places.len() <= MOST_PLACES);
             kept.places.len()

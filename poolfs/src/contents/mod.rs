@@ -15,7 +15,7 @@ use pool_core::name::{ImageRef, LibraryRef, Name};
 use pool_core::page::PAGE_SIZE;
 use pool_store::format::{GENERATION_FILE, SUPERBLOCK_FILE};
 use pool_store::manifest::{ImageManifest, Timestamp};
-use pool_store::{Held, Result, Snapshot, StoreError, StoreView};
+use pool_store::{Held, Reads, Result, Snapshot, StoreError, StoreView};
 use serde::Serialize;
 use serde_json::json;
 
@@ -91,10 +91,11 @@ impl Contents {
             let segments = if let Some(segments) = &found.segments {
                 Arc::clone(segments)
             } else {
-                let segments = store.segments_of(&found.holds)?.into();
+                let (segments, reads) = store.noting(|| store.segments_of(&found.holds))?;
+                let segments = segments.into();
                 if let Some(state) = store.state() {
                     self.cache
-                        .add_segments(&node.place, state, &found, &segments);
+                        .add_segments(&node.place, state, &found, &segments, reads);
                 }
                 segments
             };
@@ -144,15 +145,16 @@ impl Contents {
 
     /// What is at `place` in one state of the store.
     fn find_at(&self, store: &Snapshot<'_>, place: &Place) -> Result<Option<Found>> {
-        let state = store.state().filter(|_| is_decided_by_the_index(place));
-        if let Some(state) = state
-            && let Some(found) = self.cache.get(place, state)
-        {
+        let Some(state) = store.state().filter(|_| is_decided_by_the_index(place)) else {
+            return self.look_at(store, place);
+        };
+        let keeps = |reads: &Reads, since| store.keeps(reads, since);
+        if let Some(found) = self.cache.get(place, state, keeps) {
             return Ok(Some(found));
         }
-        let found = self.look_at(store, place)?;
-        if let (Some(state), Some(found)) = (state, &found) {
-            self.cache.keep(place, state, found);
+        let (found, reads) = store.noting(|| self.look_at(store, place))?;
+        if let Some(found) = &found {
+            self.cache.keep(place, state, found, reads);
         }
         Ok(found)
     }
@@ -188,6 +190,8 @@ impl Contents {
                 Ok(Some(rendered(bytes.into(), self.made, vec![])))
             }
             Place::ServiceFile(ServiceFile::Stats) => {
+                // Its time is that of the last commit, whatever that changed.
+                store.commits()?;
                 let bytes = to_json(&store.stats()?);
                 Ok(Some(rendered(bytes.into(), self.changed(), vec![])))
             }

@@ -129,7 +129,7 @@ pub fn mount(
     if !Path::new(DEVICE).exists() {
         return Err(MountError::NoFuse);
     }
-    let view = StoreView::follow(store, scratch)?;
+    let view = StoreView::follow_closely(store, scratch)?;
     let superblock = store.join(SUPERBLOCK_FILE);
     let decision = Decision::default();
     if options.no_passthrough {

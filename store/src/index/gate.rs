@@ -1,9 +1,13 @@
 //! Readers and catch-ups of a secondary, kept apart.
 //!
 //! Any number of readers stand inside; a catch-up waits until none does, and keeps new ones out
-//! while it runs. A waiting catch-up keeps nobody out, so a reader may enter twice.
+//! while it runs. A waiting catch-up keeps nobody out, so a reader may enter twice. What comes on top of the database
+//! waits for nobody: who is inside goes on with what there was.
 
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use super::pending::Pending;
+use super::state::State;
 
 #[derive(Debug, Default)]
 pub(super) struct Gate {
@@ -14,52 +18,65 @@ pub(super) struct Gate {
 #[derive(Debug, Default)]
 struct Inside {
     readers: usize,
-    /// Catch-ups that there were.
-    state: u64,
+    state: Arc<State>,
 }
 
 /// A reader inside.
 #[derive(Debug)]
 pub(crate) struct Standstill<'a> {
     gate: &'a Gate,
-    state: u64,
+    state: Arc<State>,
 }
 
 impl Gate {
+    fn inside(&self) -> MutexGuard<'_, Inside> {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn enter(&self) -> Standstill<'_> {
-        let mut inside = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inside = self.inside();
         inside.readers += 1;
         Standstill {
             gate: self,
-            state: inside.state,
+            state: Arc::clone(&inside.state),
         }
     }
 
-    /// Runs `work` with no reader inside.
-    pub(super) fn alone<T>(&self, work: impl FnOnce() -> T) -> T {
-        let mut inside = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
+    /// True when the database is to catch up before anything comes on top of it.
+    pub(super) fn is_full(&self) -> bool {
+        self.inside().state.is_full()
+    }
+
+    /// What commits have changed comes on top of the database, in their order.
+    pub(super) fn push(&self, steps: Vec<Arc<Pending>>) {
+        let mut inside = self.inside();
+        let state = Arc::make_mut(&mut inside.state);
+        steps.into_iter().for_each(|step| state.push(step));
+    }
+
+    /// Runs `work`, which changes the database and says what becomes of the state, with no reader inside.
+    pub(super) fn alone<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
+        let mut inside = self.inside();
         while inside.readers > 0 {
             inside = self
                 .left
                 .wait(inside)
                 .unwrap_or_else(PoisonError::into_inner);
         }
-        inside.state += 1;
-        work()
+        work(Arc::make_mut(&mut inside.state))
     }
 }
 
 impl Standstill<'_> {
-    /// Which state stands still: all who were inside between the same two catch-ups have the same number.
-    pub(super) fn state(&self) -> u64 {
-        self.state
+    /// Which state stands still.
+    pub(super) fn state(&self) -> &State {
+        &self.state
     }
 }
 
 impl Drop for Standstill<'_> {
     fn drop(&mut self) {
-        let inside = self.gate.inside.lock();
-        let mut inside = inside.unwrap_or_else(PoisonError::into_inner);
+        let mut inside = self.gate.inside();
         inside.readers -= 1;
         if inside.readers == 0 {
             self.gate.left.notify_all();

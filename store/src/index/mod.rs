@@ -23,12 +23,13 @@ mod pending;
 mod reader;
 pub mod records;
 mod reread;
+mod state;
 mod tables;
 #[cfg(test)]
 mod tests;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use pool_core::name::LibraryRef;
@@ -48,6 +49,7 @@ use options::{
     WINDOWS, families, primary_options,
 };
 pub(crate) use pending::Pending;
+pub use pending::Reads;
 pub use reader::Reader;
 pub(crate) use reader::shown;
 pub(crate) use reread::{Reread, families_with_damaged_tables};
@@ -102,6 +104,10 @@ enum Role {
         /// What it has in memory hides newer tables: nothing is caught up with before it is opened
         /// anew, however often that fails.
         outdated: AtomicBool,
+        /// Number of the oldest log that there was when it last caught up: where that has gone, following does not do.
+        oldest_log: AtomicU64,
+        /// One that was opened for that since.
+        spare: Mutex<Option<Arc<DB>>>,
     },
 }
 
@@ -328,6 +334,11 @@ impl Index {
     /// come after them.
     pub(crate) fn ahead(&self, pending: Vec<Arc<Pending>>) -> Reader<'_> {
         Reader::ahead(self, pending)
+    }
+
+    /// It follows another process.
+    fn is_follower(&self) -> bool {
+        matches!(self.role, Role::Secondary { .. })
     }
 
     /// Runs `work` on the database.

@@ -1,7 +1,8 @@
-//! Changes that are not durable yet, for who makes changes that come after them.
+//! Changes that are taken for made on top of what the database has.
 //!
 //! Commits are made durable several at once ([`crate::group`]), and each is decided when those before it may still
 //! be on their way. It has to find what they have changed, and nobody else may: until it is durable it is not there.
+//! And who follows the process that writes has the last commits from the journal, before its database has them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::{Bound, ControlFlow};
@@ -9,10 +10,12 @@ use std::ops::{Bound, ControlFlow};
 use pool_core::digest::{PageId, WindowId};
 use pool_core::name::Named;
 
-use super::batch::each_made;
-use super::options::{LIBRARIES, PAGES, TAGS, WINDOWS};
+use super::batch::{each_made, family_of};
+use super::options::{LIBRARIES, META, PAGES, TAGS, WINDOWS};
+use super::{COMMITS, FRAME};
 use crate::error::Result;
 use crate::format::Location;
+use crate::journal::frame::{self, Digest};
 
 /// What one change puts under keys; `None` where a key goes.
 type Entries = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
@@ -33,9 +36,76 @@ pub(crate) struct Pending {
     families: HashMap<&'static str, Entries>,
     pages: HashMap<PageId, Location>,
     windows: HashMap<WindowId, Location>,
+    /// Bytes of its changes, of a commit of the journal.
+    bytes: usize,
+}
+
+/// What was asked of a state.
+#[derive(Debug, Default)]
+pub struct Reads {
+    keys: Vec<(&'static str, Vec<u8>)>,
+    prefixes: Vec<(&'static str, Vec<u8>)>,
+}
+
+impl Reads {
+    pub(super) fn add_key(&mut self, family: &'static str, key: &[u8]) {
+        self.keys.push((family, key.to_vec()));
+    }
+
+    /// All keys that begin so.
+    pub(super) fn add_prefix(&mut self, family: &'static str, prefix: &[u8]) {
+        self.prefixes.push((family, prefix.to_vec()));
+    }
+
+    /// Bytes in memory that this is, about.
+    pub fn bytes_kept(&self) -> usize {
+        let all = self.keys.iter().chain(&self.prefixes);
+        all.map(|(_, key)| key.len() + size_of::<(&str, Vec<u8>)>())
+            .sum()
+    }
 }
 
 impl Pending {
+    /// The changes of the commit `number` of the journal, whose frame comes to `digest`, and what the index notes of it. `None` when they
+    /// are of a kind that there is not.
+    pub(super) fn of_commit(number: u64, digest: &Digest, changes: &[u8]) -> Option<Self> {
+        let mut families: HashMap<&'static str, Entries> = HashMap::new();
+        let mut put = |family, key: &[u8], value: Option<&[u8]>| {
+            let entries = families.entry(family).or_default();
+            entries.insert(key.to_vec(), value.map(<[u8]>::to_vec));
+        };
+        let is_right = frame::each_change(changes, |change| {
+            put(
+                family_of(change.family).ok_or(())?,
+                change.key,
+                change.value,
+            );
+            Ok::<_, ()>(())
+        });
+        put(META, COMMITS, Some(&number.to_le_bytes()));
+        put(META, FRAME, Some(digest));
+        (is_right == Ok(true)).then(|| Self {
+            families,
+            bytes: changes.len(),
+            ..Self::default()
+        })
+    }
+
+    /// Bytes of the changes of a commit of the journal.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// True when a commit of the journal changes some of what was read.
+    pub(super) fn changes(&self, reads: &Reads) -> bool {
+        let has = |(family, key): &(&str, Vec<u8>)| self.get(family, key).is_some();
+        let has_any = |(family, prefix): &(&str, Vec<u8>)| {
+            let entries = self.families.get(family);
+            entries.is_some_and(|entries| starting_with(entries, prefix).next().is_some())
+        };
+        reads.keys.iter().any(has) || reads.prefixes.iter().any(has_any)
+    }
+
     /// The changes of a batch. Those of pages and windows, which can be very many, are taken from the maps that a commit
     /// has of them.
     pub(crate) fn of(
@@ -47,6 +117,7 @@ impl Pending {
             families: HashMap::new(),
             pages,
             windows,
+            bytes: 0,
         };
         pending.add(changes);
         pending
@@ -90,6 +161,11 @@ impl Pending {
         self.windows.get(id).copied()
     }
 
+    /// True when keys of a family are changed. Those of pages and windows are known so of commits of the journal alone.
+    pub(super) fn changes_any(&self, family: &str) -> bool {
+        self.families.contains_key(family)
+    }
+
     /// What becomes of a key, if anything.
     pub(super) fn get(&self, family: &str, key: &[u8]) -> Option<Becomes<'_>> {
         let value = self.families.get(family)?.get(key)?;
@@ -106,14 +182,19 @@ impl Pending {
         let Some(entries) = self.families.get(family) else {
             return;
         };
-        let range = (Bound::Included(prefix), Bound::Unbounded);
-        for (key, value) in entries.range::<[u8], _>(range) {
-            if !key.starts_with(prefix) {
-                break;
-            }
+        for (key, value) in starting_with(entries, prefix) {
             found.insert(key, value.as_deref());
         }
     }
+}
+
+fn starting_with<'a, 'p>(
+    entries: &'a Entries,
+    prefix: &'p [u8],
+) -> impl Iterator<Item = (&'a Vec<u8>, &'a Option<Vec<u8>>)> + use<'a, 'p> {
+    let range = (Bound::Included(prefix), Bound::Unbounded);
+    let all = entries.range::<[u8], _>(range);
+    all.take_while(move |(key, _)| key.starts_with(prefix))
 }
 
 /// Goes through what `scan` finds, in order of keys, as it will be with `pending`, the last changes last.
@@ -163,20 +244,33 @@ pub(super) fn merge(
 }
 
 #[cfg(test)]
+impl Pending {
+    /// What is put under keys of a family, or goes.
+    pub(super) fn of_pairs(family: &'static str, entries: &[(&str, Option<&str>)]) -> Self {
+        let bytes = |text: &str| text.as_bytes().to_vec();
+        let entries = entries
+            .iter()
+            .map(|(key, value)| (bytes(key), value.map(bytes)));
+        let entries: Entries = entries.collect();
+        let length = |(key, value): (&Vec<u8>, &Option<Vec<u8>>)| {
+            key.len() + value.as_ref().map_or(0, Vec::len)
+        };
+        Self {
+            bytes: entries.iter().map(length).sum(),
+            families: HashMap::from([(family, entries)]),
+            ..Self::default()
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
     use super::*;
 
     fn pending(entries: &[(&str, Option<&str>)]) -> Arc<Pending> {
-        let entries = entries.iter().map(|(key, value)| {
-            let value = value.map(|value| value.as_bytes().to_vec());
-            (key.as_bytes().to_vec(), value)
-        });
-        Arc::new(Pending {
-            families: HashMap::from([("f", entries.collect())]),
-            ..Pending::default()
-        })
+        Arc::new(Pending::of_pairs("f", entries))
     }
 
     fn found(stored: &[(&str, &str)], pending: &[Arc<Pending>], most: usize) -> Vec<String> {

@@ -2,15 +2,16 @@
 
 use std::fmt::Write as _;
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use pool_core::digest::{ObjectId, PageId, WindowId};
 use pool_core::extent::SegmentId;
 use rocksdb::{Direction, IteratorMode, ReadOptions};
 use serde::de::DeserializeOwned;
 
-use super::pending::{self, Becomes, Pending, Visit};
+use super::pending::{self, Becomes, Pending, Reads, Visit};
 use super::records::{self, Records, from_json};
+use super::state::State;
 use super::{
     COMMITS, EPOCH, FRAME, Index, META, NEXT_SEGMENT, OBJECTS, PAGES, Pin, SEGMENTS, WINDOWS,
     failed,
@@ -26,6 +27,8 @@ pub struct Reader<'a> {
     pin: Option<Pin<'a>>,
     /// Changes that are taken for made, the last ones last.
     pending: Vec<Arc<Pending>>,
+    /// What is asked, while somebody wants to know.
+    noted: Mutex<Option<Reads>>,
 }
 
 impl std::fmt::Debug for Reader<'_> {
@@ -39,10 +42,15 @@ impl std::fmt::Debug for Reader<'_> {
 
 impl<'a> Reader<'a> {
     pub(super) fn new(index: &'a Index, pin: Option<Pin<'a>>) -> Self {
+        let pending = match &pin {
+            Some(Pin::Standstill(standstill)) => standstill.state().above().cloned().collect(),
+            _ => Vec::new(),
+        };
         Self {
             index,
             pin,
-            pending: Vec::new(),
+            pending,
+            noted: Mutex::default(),
         }
     }
 
@@ -51,16 +59,49 @@ impl<'a> Reader<'a> {
             index,
             pin: None,
             pending,
+            noted: Mutex::default(),
+        }
+    }
+
+    fn stands_still(&self) -> Option<&State> {
+        match &self.pin {
+            Some(Pin::Standstill(standstill)) => Some(standstill.state()),
+            _ => None,
         }
     }
 
     /// A number that all readers of the same state of a follower's index share, and no reader of another; none in the process
     /// that writes, whose states nobody counts.
     pub fn state(&self) -> Option<u64> {
-        match &self.pin {
-            Some(Pin::Standstill(standstill)) => Some(standstill.state()),
-            _ => None,
+        self.stands_still().map(State::number)
+    }
+
+    /// Runs `ask`, which asks this reader alone, and answers with what it asked, too.
+    pub fn noting<T>(&self, ask: impl FnOnce() -> Result<T>) -> Result<(T, Reads)> {
+        let noted = || self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = noted().replace(Reads::default());
+        let answer = ask();
+        let reads = std::mem::replace(&mut *noted(), before).unwrap_or_default();
+        Ok((answer?, reads))
+    }
+
+    /// True if all `reads` of the state of the number `since` are in this state as they were. False also where that is not known.
+    pub fn keeps(&self, reads: &Reads, since: u64) -> bool {
+        self.stands_still()
+            .is_some_and(|state| state.keeps(reads, since))
+    }
+
+    fn note(&self, add: impl FnOnce(&mut Reads)) {
+        let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(reads) = noted.as_mut() {
+            add(reads);
         }
+    }
+
+    /// One for a single question, where this is a follower's that is not pinned: what the database has and what comes on top of it are
+    /// of one state.
+    fn for_a_question(&self) -> Option<Reader<'_>> {
+        (self.pin.is_none() && self.index.is_follower()).then(|| self.index.pinned())
     }
 
     fn options(&self) -> ReadOptions {
@@ -72,6 +113,10 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn get(&self, family: &'static str, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        if let Some(reader) = self.for_a_question() {
+            return reader.get(family, key);
+        }
+        self.note(|reads| reads.add_key(family, key));
         let mut pending = self.pending.iter().rev();
         if let Some(value) = pending.find_map(|pending| pending.get(family, key)) {
             return Ok(match value {
@@ -131,6 +176,10 @@ impl<'a> Reader<'a> {
         prefix: &[u8],
         mut visit: impl FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
+        if let Some(reader) = self.for_a_question() {
+            return reader.scan_until(family, prefix, visit);
+        }
+        self.note(|reads| reads.add_prefix(family, prefix));
         if self.pending.is_empty() {
             return self.scan_stored(family, prefix, &mut visit);
         }
@@ -171,6 +220,10 @@ impl<'a> Reader<'a> {
 
     /// Locations of many pages, in the order of `ids`. The more at once, the less each costs.
     pub(crate) fn pages(&self, ids: &[PageId]) -> Result<Vec<Option<Location>>> {
+        if let Some(reader) = self.for_a_question() {
+            return reader.pages(ids);
+        }
+        self.note(|reads| ids.iter().for_each(|id| reads.add_key(PAGES, &id.0)));
         // In order of keys: then each is looked for from where the one before was found.
         let mut order: Vec<_> = (0..ids.len()).collect();
         order.sort_unstable_by_key(|nth| ids[*nth].0);
@@ -186,8 +239,15 @@ impl<'a> Reader<'a> {
             Ok(())
         })?;
         for pending in &self.pending {
+            let is_of_journal = pending.changes_any(PAGES);
             for (id, at) in ids.iter().zip(&mut found) {
                 *at = pending.page(id).or(*at);
+                if is_of_journal && let Some(becomes) = pending.get(PAGES, &id.0) {
+                    *at = match becomes {
+                        Becomes::Gone => None,
+                        Becomes::Put(value) => Some(Location::decode(value)?),
+                    };
+                }
             }
         }
         Ok(found)

@@ -21,3 +21,20 @@ fn a_count_that_is_the_last_number_there_is_has_a_hole() {
     assert_eq!(found.commits, u64::MAX);
     assert!(found.hole.is_some());
 }
+
+impl Reader<'_> {
+    /// All keys of all families with their values, but for notes of which commits there were.
+    pub(crate) fn everything(&self) -> Vec<(&'static str, Vec<u8>, Vec<u8>)> {
+        let mut all = Vec::new();
+        for family in options::FAMILIES {
+            self.scan(family, &[], |key, value| {
+                if family != META || !key.starts_with(COMMIT) {
+                    all.push((family, key.to_vec(), value.to_vec()));
+                }
+                Ok(())
+            })
+            .unwrap();
+        }
+        all
+    }
+}

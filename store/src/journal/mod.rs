@@ -14,6 +14,7 @@ mod merge;
 mod names;
 pub(crate) mod read;
 mod rescue;
+mod tail;
 #[cfg(test)]
 mod tests;
 
@@ -35,6 +36,7 @@ use names::Name;
 pub(crate) use checkpoint::{Checkpointer, clear_away};
 pub(crate) use read::{Examined, Flaw, Found, Unusable, digest_of, each_commit, examine, read};
 pub(crate) use rescue::{Commits, following, next_segment};
+pub(crate) use tail::Tail;
 
 /// A log grows by so much disk at a time.
 const STEP: u64 = 1 << 20;
