@@ -122,7 +122,9 @@ impl Index {
                 // Otherwise readers were told of more than it has, which stays on top until it has that.
                 if commits >= told {
                     if let Some(steps) = tail.as_mut().and_then(|tail| steps_to(tail, commits)) {
-                        steps.into_iter().for_each(|step| state.push(step));
+                        for step in steps {
+                            state.push(step);
+                        }
                         state.settle();
                     } else {
                         *tail = None;

@@ -51,7 +51,9 @@ impl Gate {
     pub(super) fn push(&self, steps: Vec<Arc<Pending>>) {
         let mut inside = self.inside();
         let state = Arc::make_mut(&mut inside.state);
-        steps.into_iter().for_each(|step| state.push(step));
+        for step in steps {
+            state.push(step);
+        }
     }
 
     /// Runs `work`, which changes the database and says what becomes of the state, with no reader inside.

@@ -26,10 +26,10 @@ pub(crate) struct Tail {
     /// Where the next frame goes.
     at: u64,
     /// What it follows.
-    digest: Digest,
+    follows: Digest,
     /// Number and digest of the commit.
     last: u64,
-    last_digest: Digest,
+    digest: Digest,
 }
 
 impl Tail {
@@ -54,9 +54,9 @@ impl Tail {
             log,
             form: header.form,
             at: HEADER as u64,
-            digest: begin,
+            follows: begin,
             last: base,
-            last_digest: header.previous,
+            digest: header.previous,
         };
         while tail.last < number {
             let Some(length) = tail.next_length()? else {
@@ -68,10 +68,10 @@ impl Tail {
                 let mut found = [0; DIGEST];
                 tail.log
                     .read_exact_at(&mut found, tail.at - DIGEST as u64)?;
-                (tail.digest, tail.last_digest) = (found, found);
+                (tail.follows, tail.digest) = (found, found);
             }
         }
-        Ok((tail.last_digest == digest).then_some(tail))
+        Ok((tail.digest == digest).then_some(tail))
     }
 
     /// Number of the commit.
@@ -81,7 +81,7 @@ impl Tail {
 
     /// Digest of its frame.
     pub(crate) fn digest(&self) -> Digest {
-        self.last_digest
+        self.digest
     }
 
     /// Goes on to the commit `to`, which counts. Calls `visit` with number, digest and changes of each on the way, in order. False
@@ -106,7 +106,7 @@ impl Tail {
             let (body, found) = rest.split_at_mut(length);
             let number = self.last + 1;
             let head = frame::head(length as u32, number);
-            let digest = frame::digest(&self.digest, &head, body);
+            let digest = frame::digest(&self.follows, &head, body);
             let Some(changes) = self.form.changes(body).filter(|_| *found == digest) else {
                 return Ok(false);
             };
@@ -115,7 +115,7 @@ impl Tail {
             }
             self.at += (HEAD + length + DIGEST) as u64;
             self.last = number;
-            (self.digest, self.last_digest) = (digest, digest);
+            (self.follows, self.digest) = (digest, digest);
         }
         Ok(true)
     }
@@ -131,9 +131,9 @@ impl Tail {
     /// Goes on with the log that begins behind the last commit, if there is one.
     fn turn(&mut self) -> io::Result<bool> {
         match open_log(&self.directory, self.identity, self.last)? {
-            Some((log, header, begin)) if header.previous == self.last_digest => {
+            Some((log, header, begin)) if header.previous == self.digest => {
                 (self.log, self.form) = (log, header.form);
-                (self.at, self.digest) = (HEADER as u64, begin);
+                (self.at, self.follows) = (HEADER as u64, begin);
                 Ok(true)
             }
             _ => Ok(false),
