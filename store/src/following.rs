@@ -85,6 +85,8 @@ impl Follower {
         then: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
         index.prepare()?;
+        // Whoever lists much keeps the index as it is for as long, which others are not to wait for.
+        index.wait_for_readers();
         {
             let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
             // Otherwise the next who asks does.

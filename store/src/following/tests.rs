@@ -356,3 +356,32 @@ fn readers_writers_and_who_settles_do_not_get_in_each_others_way() {
     });
     assert_same(&store, &view);
 }
+
+#[test]
+fn who_settles_beside_a_long_reader_keeps_others_from_nothing() {
+    let (_directories, store, view) = followed();
+    let inside = view.snapshot();
+    push(&store, "a@1", &content(2, 20)).unwrap();
+    let (begun, settled) = (AtomicBool::new(false), AtomicBool::new(false));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            begun.store(true, Ordering::Relaxed);
+            view.settle().unwrap();
+            settled.store(true, Ordering::Relaxed);
+        });
+        while !begun.load(Ordering::Relaxed) {
+            thread::yield_now();
+        }
+        for nth in 0..20 {
+            token(&store, &format!("t{nth}"));
+            view.refresh().unwrap();
+            assert_eq!(
+                view.snapshot().commits().unwrap(),
+                store.generation().unwrap()
+            );
+        }
+        assert!(!settled.load(Ordering::Relaxed));
+        drop(inside);
+    });
+    assert_same(&store, &view);
+}

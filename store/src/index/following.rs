@@ -53,6 +53,13 @@ impl Index {
         Ok(())
     }
 
+    /// Waits until nobody reads. Somebody may begin right after.
+    pub(crate) fn wait_for_readers(&self) {
+        if let Role::Secondary { gate, .. } = &self.role {
+            gate.wait_until_empty();
+        }
+    }
+
     /// Has what `tail` finds in the journal, up to the commit `to`, come on top of what the database has. False when it does not, because
     /// the database is to catch up first, or because the journal does not tell: then there is no place in it any more.
     pub(crate) fn go_on(&self, tail: &mut Option<Tail>, to: u64) -> bool {

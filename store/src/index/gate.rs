@@ -58,6 +58,15 @@ impl Gate {
 
     /// Runs `work`, which changes the database and says what becomes of the state, with no reader inside.
     pub(super) fn alone<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
+        work(Arc::make_mut(&mut self.empty().state))
+    }
+
+    /// Waits until no reader is inside. One may enter right after.
+    pub(super) fn wait_until_empty(&self) {
+        drop(self.empty());
+    }
+
+    fn empty(&self) -> MutexGuard<'_, Inside> {
         let mut inside = self.inside();
         while inside.readers > 0 {
             inside = self
@@ -65,7 +74,7 @@ impl Gate {
                 .wait(inside)
                 .unwrap_or_else(PoisonError::into_inner);
         }
-        work(Arc::make_mut(&mut inside.state))
+        inside
     }
 }
 
