@@ -168,11 +168,10 @@ impl StoreView {
         if let Err(error) = self.leases.look_again() {
             tracing::warn!(%error, "leases are not seen by collections");
         }
-        // Read before catching up: a commit in between is then seen twice rather than never.
-        let now = self.look_at_mark()?;
         let counts = self.superblock.is_marked();
         let identity = counts.then_some(self.superblock.identity);
-        follower.refresh(&self.index, identity, now, || self.look_at_damage())
+        let look = || self.look_at_mark();
+        follower.refresh(&self.index, identity, look, || self.look_at_damage())
     }
 
     pub(crate) fn look_at_damage(&self) -> Result<()> {

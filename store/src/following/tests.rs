@@ -1,14 +1,20 @@
 //! A follower has what the writer has, whichever way it learns of it.
 
+#[path = "../../tests/failing/mod.rs"]
+mod failing;
+
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use pool_core::digest::{ObjectId, PageId};
+use pool_tests::wait;
 use proptest::prelude::*;
 
 use crate::manifest::TokenScope;
+use crate::steps::{self, Step};
 use crate::testing::{content, open, push, unlocked};
 use crate::{Store, StoreOptions, StoreView};
 
@@ -236,6 +242,9 @@ fn a_reader_inside_goes_on_with_what_there_was() {
         .noting(|| inside.library(&"b@1".parse().unwrap()))
         .unwrap();
     assert!(now.keeps(&others, state));
+    let (_, all) = inside.noting(|| inside.libraries()).unwrap();
+    let (_, tags) = inside.noting(|| inside.tags()).unwrap();
+    assert!(!now.keeps(&all, state) && now.keeps(&tags, state));
     drop((inside, now));
     assert_same(&store, &view);
 }
@@ -283,34 +292,44 @@ fn a_journal_that_tells_nothing_is_no_loss() {
 
 #[test]
 fn a_copy_in_the_stores_place_is_followed_however_old() {
-    let (directories, store, view) = followed();
-    let at = directories.0.path();
-    let mark = at.join("generation");
-    drop(store);
-    let copy = at.with_extension("copy");
-    let copied = std::process::Command::new("cp")
-        .args(["-a"])
-        .args([at, &copy])
-        .status();
-    assert!(copied.unwrap().success());
-    let store = open(at);
-    push(&store, "a@1", &content(2, 20)).unwrap();
-    assert_same(&store, &view);
-    drop(store);
-    fs::remove_dir_all(at.join("index")).unwrap();
-    fs::remove_dir_all(at.join("journal")).unwrap();
-    fs::remove_file(&mark).unwrap();
-    for name in ["index", "journal", "generation"] {
-        fs::rename(copy.join(name), at.join(name)).unwrap();
+    // What tells the commits is replaced as a file is, or overwritten.
+    for replaces in [true, false] {
+        let (directories, store, view) = followed();
+        let at = directories.0.path();
+        let mark = at.join("generation");
+        drop(store);
+        let copy = at.with_extension("copy");
+        let mut command = std::process::Command::new("cp");
+        assert!(
+            command
+                .arg("-a")
+                .args([at, &copy])
+                .status()
+                .unwrap()
+                .success()
+        );
+        let store = open(at);
+        push(&store, "a@1", &content(2, 20)).unwrap();
+        assert_same(&store, &view);
+        drop(store);
+        for name in ["index", "journal"] {
+            fs::remove_dir_all(at.join(name)).unwrap();
+            fs::rename(copy.join(name), at.join(name)).unwrap();
+        }
+        if replaces {
+            fs::rename(copy.join("generation"), &mark).unwrap();
+        } else {
+            fs::write(&mark, fs::read(copy.join("generation")).unwrap()).unwrap();
+        }
+        fs::remove_dir_all(&copy).unwrap();
+        let store = unlocked(|| Store::open(at, StoreOptions::default())).unwrap();
+        assert_same(&store, &view);
+        push(&store, "b@1", &content(3, 20)).unwrap();
+        assert_same(&store, &view);
+        view.settle().unwrap();
+        assert!(view.knows_the_journal());
+        assert_same(&store, &view);
     }
-    fs::remove_dir_all(&copy).unwrap();
-    let store = unlocked(|| Store::open(at, StoreOptions::default())).unwrap();
-    assert_same(&store, &view);
-    push(&store, "b@1", &content(3, 20)).unwrap();
-    assert_same(&store, &view);
-    view.settle().unwrap();
-    assert!(view.knows_the_journal());
-    assert_same(&store, &view);
 }
 
 /// One sees a store in one state, whoever else has it catch up meanwhile.
@@ -384,4 +403,102 @@ fn who_settles_beside_a_long_reader_keeps_others_from_nothing() {
         drop(inside);
     });
     assert_same(&store, &view);
+}
+
+#[test]
+fn what_was_taken_back_is_not_taken_for_what_counts() {
+    let (_directories, store, view) = followed();
+    token(&store, "before");
+    assert_same(&store, &view);
+    // The index has it in its log, and could not sync that.
+    let refused = thread::scope(|scope| {
+        let refused = scope.spawn(|| {
+            steps::at_each(|step| {
+                if step == Step::Framed {
+                    failing::fail(libc::SYS_fdatasync, libc::ENOSPC);
+                }
+            });
+            store.add_token("refused", ObjectId::of(b"refused"), TokenScope::Read)
+        });
+        refused.join().unwrap()
+    });
+    assert!(refused.is_err());
+    view.settle().unwrap();
+    let shown = view.snapshot();
+    let (_, reads) = shown.noting(|| shown.tokens()).unwrap();
+    let before = shown.state().unwrap();
+    drop(shown);
+    // RocksDB goes on by itself, a few seconds later.
+    wait::until("the index takes a write again", || {
+        let secret = ObjectId::of(b"after");
+        let added = store.add_token("after", secret, TokenScope::Read);
+        view.refresh().unwrap();
+        added.is_ok()
+    });
+    assert_same(&store, &view);
+    assert!(!view.snapshot().keeps(&reads, before));
+    for nth in 0..3 {
+        view.settle().unwrap();
+        token(&store, &format!("later{nth}"));
+        assert_same(&store, &view);
+    }
+    assert!(view.knows_the_journal());
+}
+
+#[test]
+fn what_is_on_its_way_when_the_index_catches_up_counts_once_it_does() {
+    let (_directories, store, view) = followed();
+    let view = Arc::new(view);
+    for step in [Step::Framed, Step::Put, Step::Marked] {
+        let (beside, at) = (Arc::clone(&view), step);
+        steps::at_each(move |step| {
+            if step == at {
+                beside.settle().unwrap();
+                let commits = beside.snapshot().commits().unwrap();
+                beside.refresh().unwrap();
+                assert!(beside.snapshot().commits().unwrap() >= commits);
+            }
+        });
+        token(&store, &format!("{step:?}"));
+        steps::at_each(|_| ());
+        assert_same(&store, &view);
+        assert!(view.knows_the_journal(), "{step:?}");
+        token(&store, &format!("after {step:?}"));
+        assert_same(&store, &view);
+    }
+}
+
+#[test]
+fn many_commits_that_nobody_asked_for_are_the_indexs_to_tell() {
+    let (_directories, store, view) = followed();
+    for nth in 0..400 {
+        token(&store, &format!("t{nth}"));
+    }
+    assert_same(&store, &view);
+    assert!(!view.knows_the_journal());
+    view.settle().unwrap();
+    assert!(view.knows_the_journal());
+    assert_same(&store, &view);
+}
+
+#[test]
+fn a_log_that_goes_does_not_keep_its_disk() {
+    let (directories, store, view) = followed();
+    for nth in 0..3 {
+        token(&store, &format!("t{nth}"));
+        assert_same(&store, &view);
+        view.settle().unwrap();
+        store.checkpoint().unwrap();
+        let open = fs::read_dir("/proc/self/fd").unwrap();
+        let open = open.filter_map(|entry| fs::read_link(entry.unwrap().path()).ok());
+        let journal = directories.0.path().join("journal");
+        let gone = |path: &PathBuf| {
+            path.starts_with(&journal) && path.to_string_lossy().ends_with(" (deleted)")
+        };
+        let gone: Vec<_> = open.filter(gone).collect();
+        assert!(gone.is_empty(), "{gone:?}");
+    }
+    token(&store, "last");
+    assert_same(&store, &view);
+    assert!(view.knows_the_journal());
 }

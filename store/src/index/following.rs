@@ -11,9 +11,37 @@ use rocksdb::DB;
 use super::gate::Gate;
 use super::options::{META, secondary};
 use super::pending::Pending;
-use super::{COMMITS, Index, Role, failed};
+use super::state::{MOST_BYTES, MOST_STEPS, State};
+use super::{COMMITS, FRAME, Index, Role, failed};
 use crate::error::{self, Result, StoreError};
 use crate::journal::Tail;
+use crate::journal::frame::Digest;
+
+/// How a follower's index is to catch up.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted {
+    /// The store's, if its commits are counted.
+    pub(crate) identity: Option<[u8; 16]>,
+    /// Commits that the mark tells of.
+    pub(crate) marked: u64,
+    /// There may be another index by now, of which nothing is known yet.
+    pub(crate) is_another: bool,
+    /// It has had more than counts, which may have been taken back.
+    pub(crate) was_beyond: bool,
+    /// Readers are waited for.
+    pub(crate) waits: bool,
+}
+
+/// How far it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CaughtUp {
+    /// Not, since somebody reads.
+    NotAtAll,
+    /// To what counts.
+    Exactly,
+    /// To this commit, whose frame comes to this digest: it is about to count, or to be taken back.
+    Beyond(u64, Digest),
+}
 
 impl Index {
     /// Opens the index for reading beside a primary. `scratch` is a directory of this process for
@@ -35,7 +63,7 @@ impl Index {
     }
 
     /// Opens the index anew beside the one that is read, if that has to be before it can catch up: readers would have to wait for it then.
-    pub(crate) fn prepare(&self) -> Result<()> {
+    pub(crate) fn prepare(&self) {
         let Role::Secondary {
             scratch,
             oldest_log,
@@ -43,14 +71,24 @@ impl Index {
             ..
         } = &self.role
         else {
-            return Ok(());
+            return;
         };
         let there = oldest_log_in(&self.path);
-        if oldest_log.swap(there, Ordering::Relaxed) != there {
-            let fresh = Arc::new(secondary(&self.path, scratch)?);
-            *spare.lock().unwrap_or_else(PoisonError::into_inner) = Some(fresh);
+        let before = oldest_log.swap(there, Ordering::Relaxed);
+        if before == there {
+            return;
         }
-        Ok(())
+        match secondary(&self.path, scratch) {
+            Ok(fresh) => {
+                let mut spare = spare.lock().unwrap_or_else(PoisonError::into_inner);
+                *spare = Some(Arc::new(fresh));
+            }
+            Err(error) => {
+                // The primary may have taken away what it was about to read.
+                tracing::debug!(%error, "opening the index anew");
+                oldest_log.store(before, Ordering::Relaxed);
+            }
+        }
     }
 
     /// Waits until nobody reads. Somebody may begin right after.
@@ -60,16 +98,33 @@ impl Index {
         }
     }
 
+    /// The database should catch up soon: there is much on top of it.
+    pub(crate) fn is_behind(&self) -> bool {
+        match &self.role {
+            Role::Secondary { gate, .. } => gate.state().is_half_full(),
+            _ => false,
+        }
+    }
+
     /// Has what `tail` finds in the journal, up to the commit `to`, come on top of what the database has. False when it does not, because
-    /// the database is to catch up first, or because the journal does not tell: then there is no place in it any more.
-    pub(crate) fn go_on(&self, tail: &mut Option<Tail>, to: u64) -> bool {
+    /// the database is to catch up first, or because the journal does not tell: then there is no place in it any more. The latter also where a
+    /// commit that the database has `beyond` what counted turns out to be another one.
+    pub(crate) fn go_on(
+        &self,
+        tail: &mut Option<Tail>,
+        to: u64,
+        beyond: Option<(u64, Digest)>,
+    ) -> bool {
         let (Role::Secondary { gate, .. }, Some(place)) = (&self.role, tail.as_mut()) else {
             return false;
         };
-        if gate.is_full() {
+        let state = gate.state();
+        let more = to.saturating_sub(place.last());
+        let has_room = !state.is_full() && more <= state.room() as u64;
+        if !has_room || beyond.is_some_and(|(commits, _)| commits > to) {
             return false;
         }
-        if let Some(steps) = steps_to(place, to) {
+        if let Some(steps) = steps_to(place, to, beyond) {
             gate.push(steps);
         } else {
             *tail = None;
@@ -77,16 +132,9 @@ impl Index {
         tail.is_some()
     }
 
-    /// Lets a secondary see what the primary has committed since, `least` commits or more if the
-    /// index belongs to the store `identity` and counts. Waits for pins to end. `is_another` says that there may be another index by
-    /// now, of which nothing is known yet. The `tail` of the journal comes along, where it can.
-    pub(crate) fn catch_up(
-        &self,
-        identity: Option<[u8; 16]>,
-        least: u64,
-        is_another: bool,
-        tail: &mut Option<Tail>,
-    ) -> Result<()> {
+    /// Lets a secondary see what the primary has committed since, all that the mark tells of or more. The `tail` of the journal comes along,
+    /// where it can. Where it is not `wanted` that readers are waited for and there are some, nothing is done.
+    pub(crate) fn catch_up(&self, wanted: &Wanted, tail: &mut Option<Tail>) -> Result<CaughtUp> {
         /// The primary may take a file away that is about to be read; the next attempt finds what
         /// was in it elsewhere.
         const ATTEMPTS: u32 = 20;
@@ -99,8 +147,15 @@ impl Index {
             ..
         } = &self.role
         else {
-            return Ok(());
+            return Ok(CaughtUp::Exactly);
         };
+        let &Wanted {
+            identity,
+            marked,
+            is_another,
+            was_beyond,
+            waits,
+        } = wanted;
         if is_another {
             *tail = None;
         }
@@ -108,40 +163,54 @@ impl Index {
         let replace = |fresh: Arc<DB>| {
             *db.write().unwrap_or_else(PoisonError::into_inner) = fresh;
         };
-        self.prepare()?;
-        let mut fresh = spare.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let told = tail.as_ref().map_or(0, Tail::last);
+        self.prepare();
+        let spare = || spare.lock().unwrap_or_else(PoisonError::into_inner).take();
         let mut attempt = 1;
         loop {
-            let caught_up = gate.alone(|state| {
-                if let Some(fresh) = fresh.take() {
-                    replace(fresh);
-                }
-                if is_another || attempt > 1 || !follow(&current()) {
-                    outdated.store(true, Ordering::Relaxed);
-                }
-                // In the gate, which orders what others see.
-                if outdated.load(Ordering::Relaxed) {
-                    replace(Arc::new(secondary(&self.path, scratch)?));
-                    outdated.store(false, Ordering::Relaxed);
-                }
-                let commits = commits_in(&current())?;
-                // Otherwise readers were told of more than it has, which stays on top until it has that.
-                if commits >= told {
-                    if let Some(steps) = tail.as_mut().and_then(|tail| steps_to(tail, commits)) {
-                        for step in steps {
-                            state.push(step);
-                        }
-                        state.settle();
-                    } else {
+            let caught_up = gate.alone(waits, |state| {
+                let caught_up = (|| {
+                    if let Some(fresh) = spare() {
+                        replace(fresh);
+                    }
+                    if is_another || attempt > 1 || !follow(&current()) {
+                        outdated.store(true, Ordering::Relaxed);
+                    }
+                    // In the gate, which orders what others see.
+                    if outdated.load(Ordering::Relaxed) {
+                        replace(Arc::new(secondary(&self.path, scratch)?));
+                        outdated.store(false, Ordering::Relaxed);
+                    }
+                    last_commit(&current())
+                })();
+                match caught_up {
+                    // Readers were told of more than it has, which stays on top until it has that.
+                    Ok((commits, _)) if commits < marked => {}
+                    Ok(found) if !was_beyond && take_along(state, tail, marked, found) => {}
+                    Ok((commits, frame)) => {
+                        // What comes after what counts may be taken back, and is the journal's to tell once it counts.
+                        let is_right = commits > marked || tail_at(tail, marked) == frame;
+                        tail.take_if(|_| !is_right);
+                        state.lose_track();
+                    }
+                    Err(_) => {
                         *tail = None;
                         state.lose_track();
                     }
                 }
-                Ok(commits)
+                caught_up
             });
-            let result =
-                caught_up.and_then(|commits| self.check(identity, commits, least.max(told)));
+            let Some(caught_up) = caught_up else {
+                return Ok(CaughtUp::NotAtAll);
+            };
+            let result = caught_up.and_then(|(commits, frame)| {
+                self.check(identity, commits, marked)?;
+                Ok(match frame {
+                    Some(frame) if identity.is_some() && commits > marked => {
+                        CaughtUp::Beyond(commits, frame)
+                    }
+                    _ => CaughtUp::Exactly,
+                })
+            });
             if result.is_ok() || attempt == ATTEMPTS || self.is_of_another(identity) {
                 return result;
             }
@@ -197,21 +266,69 @@ fn oldest_log_in(path: &Path) -> u64 {
     entries.filter_map(number).min().unwrap_or(0)
 }
 
-/// Commits that the database has; 0 where they are not counted.
-fn commits_in(db: &DB) -> Result<u64> {
-    let found = db.get_cf(super::family(db, META), COMMITS);
-    let found = found.map_err(|source| failed("reading", source))?;
-    let bytes = found.map(|found| found.as_slice().try_into());
-    bytes
+/// Number of the last commit that the database has, 0 where they are not counted, and the digest of its frame.
+fn last_commit(db: &DB) -> Result<(u64, Option<Digest>)> {
+    let get = |key| {
+        let found = db.get_cf(super::family(db, META), key);
+        found.map_err(|source| failed("reading", source))
+    };
+    let bad = |what| StoreError::Corrupt(format!("{what} is not as long as it should be"));
+    let number = get(COMMITS)?.map(|found| found.as_slice().try_into());
+    let number = number
         .transpose()
-        .map(|bytes| bytes.map_or(0, u64::from_le_bytes))
-        .map_err(|_| StoreError::Corrupt("the count of commits is not 8 bytes".into()))
+        .map_err(|_| bad("the count of commits"))?;
+    let frame = get(FRAME)?.map(|found| found.as_slice().try_into());
+    let frame = frame
+        .transpose()
+        .map_err(|_| bad("the index's note of its journal"))?;
+    Ok((number.map_or(0, u64::from_le_bytes), frame))
 }
 
-/// What the commits up to `to` have changed; `None` where the journal does not tell.
-fn steps_to(tail: &mut Tail, to: u64) -> Option<Vec<Arc<Pending>>> {
+/// The state with the steps to what `found` says that the database has, if that is what counts and the journal tells.
+fn take_along(
+    state: &mut State,
+    tail: &mut Option<Tail>,
+    marked: u64,
+    (commits, frame): (u64, Option<Digest>),
+) -> bool {
+    let steps = tail
+        .as_mut()
+        .filter(|tail| commits == marked && is_near(tail, marked))
+        .and_then(|tail| steps_to(tail, marked, None));
+    let Some(steps) = steps.filter(|_| tail.as_ref().map(Tail::digest) == frame) else {
+        return false;
+    };
+    for step in steps {
+        state.push(step);
+    }
+    state.settle();
+    true
+}
+
+/// Few commits lie between: readers may wait until those are read.
+fn is_near(tail: &Tail, to: u64) -> bool {
+    to.saturating_sub(tail.last()) <= MOST_STEPS as u64
+}
+
+/// The digest of the commit `marked`, where the journal tells; `tail` is behind that then.
+fn tail_at(tail: &mut Option<Tail>, marked: u64) -> Option<Digest> {
+    let tail = tail.as_mut().filter(|tail| is_near(tail, marked))?;
+    let is_there = tail.go_on(marked, |_, _, _| true).unwrap_or(false);
+    is_there.then(|| tail.digest())
+}
+
+/// What the commits up to `to` have changed; `None` where the journal does not tell, where it is too much, and where the one
+/// that is there `beyond` what counts is another one.
+fn steps_to(tail: &mut Tail, to: u64, beyond: Option<(u64, Digest)>) -> Option<Vec<Arc<Pending>>> {
     let mut steps = Vec::new();
+    let mut bytes = 0;
     let told = tail.go_on(to, |number, digest, changes| {
+        bytes += changes.len();
+        let is_another =
+            beyond.is_some_and(|(commits, frame)| commits == number && frame != *digest);
+        if is_another || bytes > MOST_BYTES || steps.len() >= MOST_STEPS {
+            return false;
+        }
         let step = Pending::of_commit(number, digest, changes);
         let is_right = step.is_some();
         steps.extend(step.map(Arc::new));

@@ -42,9 +42,9 @@ impl Gate {
         }
     }
 
-    /// True when the database is to catch up before anything comes on top of it.
-    pub(super) fn is_full(&self) -> bool {
-        self.inside().state.is_full()
+    /// The state that who enters now is in.
+    pub(super) fn state(&self) -> Arc<State> {
+        Arc::clone(&self.inside().state)
     }
 
     /// What commits have changed comes on top of the database, in their order.
@@ -56,9 +56,11 @@ impl Gate {
         }
     }
 
-    /// Runs `work`, which changes the database and says what becomes of the state, with no reader inside.
-    pub(super) fn alone<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
-        work(Arc::make_mut(&mut self.empty().state))
+    /// Runs `work`, which changes the database and says what becomes of the state, with no reader inside. `None` if there is one, unless it
+    /// `waits` for that.
+    pub(super) fn alone<T>(&self, waits: bool, work: impl FnOnce(&mut State) -> T) -> Option<T> {
+        let mut inside = if waits { self.empty() } else { self.inside() };
+        (inside.readers == 0).then(|| work(Arc::make_mut(&mut inside.state)))
     }
 
     /// Waits until no reader is inside. One may enter right after.

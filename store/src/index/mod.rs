@@ -41,6 +41,7 @@ use crate::journal::{self, Journal};
 use crate::mark::Mark;
 
 pub(crate) use batch::{Batch, follow_segments};
+pub(crate) use following::{CaughtUp, Wanted};
 use gate::{Gate, Standstill};
 pub(crate) use inspection::Inspection;
 pub(crate) use kept::{Kept, Recorded};

@@ -8,9 +8,9 @@ use super::pending::{Pending, Reads};
 /// Commits that the database need not have yet: each question looks at all of them.
 const MOST_ABOVE: usize = 64;
 /// Commits that are remembered, to say what has not changed.
-const MOST_STEPS: usize = 256;
+pub(super) const MOST_STEPS: usize = 256;
 /// Bytes of changes of all that are remembered.
-const MOST_BYTES: usize = 8 << 20;
+pub(super) const MOST_BYTES: usize = 8 << 20;
 
 /// One state, and how it came to be.
 #[derive(Clone, Debug, Default)]
@@ -38,7 +38,17 @@ impl State {
 
     /// The database should catch up before there is more.
     pub(super) fn is_full(&self) -> bool {
-        self.above >= MOST_ABOVE || self.bytes >= MOST_BYTES && self.above > 0
+        self.room() == 0 || self.bytes >= MOST_BYTES && self.above > 0
+    }
+
+    /// So many commits may come on top of what the database has.
+    pub(super) fn room(&self) -> usize {
+        MOST_ABOVE.saturating_sub(self.above)
+    }
+
+    /// The database should catch up, the sooner the better.
+    pub(super) fn is_half_full(&self) -> bool {
+        2 * self.above >= MOST_ABOVE || 2 * self.bytes >= MOST_BYTES && self.above > 0
     }
 
     /// The state after one more commit, which the database does not have.

@@ -5,7 +5,6 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use super::frame::{self, DIGEST, Digest, Form, HEAD, HEADER, Header};
@@ -21,7 +20,9 @@ const MOST: usize = 1 << 20;
 pub(crate) struct Tail {
     directory: PathBuf,
     identity: [u8; 16],
-    log: File,
+    /// The log that it is in, by number, and open while it is read: one that goes is not to keep its disk.
+    base: u64,
+    log: Option<File>,
     form: Form,
     /// Where the next frame goes.
     at: u64,
@@ -51,7 +52,8 @@ impl Tail {
         let mut tail = Self {
             directory: directory.into(),
             identity,
-            log,
+            base,
+            log: Some(log),
             form: header.form,
             at: HEADER as u64,
             follows: begin,
@@ -66,8 +68,10 @@ impl Tail {
             tail.last += 1;
             if tail.last == number {
                 let mut found = [0; DIGEST];
-                tail.log
-                    .read_exact_at(&mut found, tail.at - DIGEST as u64)?;
+                let read = tail.read(&mut found, tail.at - DIGEST as u64)?;
+                if read < DIGEST {
+                    return Ok(None);
+                }
                 (tail.follows, tail.digest) = (found, found);
             }
         }
@@ -100,7 +104,7 @@ impl Tail {
                 return Ok(false);
             };
             let mut rest = vec![0; length + DIGEST];
-            if read_up_to(&self.log, &mut rest, self.at + HEAD as u64)? < rest.len() {
+            if self.read(&mut rest, self.at + HEAD as u64)? < rest.len() {
                 return Ok(false);
             }
             let (body, found) = rest.split_at_mut(length);
@@ -121,18 +125,36 @@ impl Tail {
     }
 
     /// Bytes of the next frame's body, if its head is here.
-    fn next_length(&self) -> io::Result<Option<usize>> {
+    fn next_length(&mut self) -> io::Result<Option<usize>> {
         let mut head = [0; HEAD];
-        let read = read_up_to(&self.log, &mut head, self.at)?;
+        let read = self.read(&mut head, self.at)?;
         let next = frame::parse_head(&head).filter(|_| read == HEAD);
         Ok(next.and_then(|(length, number)| (number == self.last + 1).then_some(length)))
+    }
+
+    /// Closes its log until it is read again.
+    pub(crate) fn rest(&mut self) {
+        self.log = None;
+    }
+
+    /// Reads as much of `bytes` as its log has from `offset` on; nothing, where that has gone.
+    fn read(&mut self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+        if self.log.is_none() {
+            match read_file(&names::path(&self.directory, Name::Log(self.base))) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+                other => self.log = Some(other?),
+            }
+        }
+        self.log
+            .as_ref()
+            .map_or(Ok(0), |log| read_up_to(log, bytes, offset))
     }
 
     /// Goes on with the log that begins behind the last commit, if there is one.
     fn turn(&mut self) -> io::Result<bool> {
         match open_log(&self.directory, self.identity, self.last)? {
             Some((log, header, begin)) if header.previous == self.digest => {
-                (self.log, self.form) = (log, header.form);
+                (self.base, self.log, self.form) = (self.last, Some(log), header.form);
                 (self.at, self.follows) = (HEADER as u64, begin);
                 Ok(true)
             }

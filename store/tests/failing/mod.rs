@@ -25,7 +25,7 @@ pub fn while_failing<T: Send>(call: c_long, errno: c_int, work: impl FnOnce() ->
 
 /// Makes a call of this thread fail for as long as it lives.
 #[allow(unsafe_code, reason = "there is no safe way to install a filter")]
-fn fail(call: c_long, errno: c_int) {
+pub fn fail(call: c_long, errno: c_int) {
     let statement = |code: u32, k: u32, skip: u8| libc::sock_filter {
         code: code as u16,
         jt: 0,
