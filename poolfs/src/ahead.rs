@@ -87,6 +87,7 @@ fn follow(contents: &Contents, events: &OwnedFd, end: &OwnedFd) -> io::Result<()
         let told = |error| tracing::debug!(%error, "catching up with commits");
         let view = contents.view();
         loop {
+            view.prepare();
             view.refresh().unwrap_or_else(told);
             if is_over([end], Some(&PAUSE))? {
                 return Ok(());

@@ -13,7 +13,7 @@ use crate::manifest::Revision;
 #[derive(Debug, Error)]
 pub enum StoreError {
     /// A file operation failed.
-    #[error("{doing} {path}: {error}", path = path.display())]
+    #[error("{doing} {path}: {error}{}", rights(error.kind()), path = path.display())]
     Io {
         /// The operation, as in "opening".
         doing: &'static str,
@@ -48,7 +48,7 @@ pub enum StoreError {
         error: io::Error,
     },
     /// The index failed.
-    #[error("{doing} the index: {error}")]
+    #[error("{doing} the index: {error}{}", rights_of_index(error.as_ref()))]
     Index {
         /// The operation, as in "reading".
         doing: &'static str,
@@ -321,4 +321,52 @@ pub(crate) fn older(knows: &str, commits: u64, acknowledged: u64) -> String {
          one, or its log is damaged; put the newest index back, with all its files; if the index is \
          known to be the newest, the count in generation is wrong, and 8 zero bytes there will do"
     )
+}
+
+/// What to do where an operation was refused for who asked, or for where it is.
+fn rights(kind: io::ErrorKind) -> &'static str {
+    match kind {
+        io::ErrorKind::PermissionDenied => {
+            "; run this as the user that the store belongs to, or let this one use it (chown, chmod, lsattr)"
+        }
+        io::ErrorKind::ReadOnlyFilesystem => "; mount that filesystem for writing",
+        _ => "",
+    }
+}
+
+/// The same of what RocksDB says: it has words alone.
+fn rights_of_index(said: &str) -> &'static str {
+    if said.contains("Permission denied") || said.contains("Operation not permitted") {
+        rights(io::ErrorKind::PermissionDenied)
+    } else if said.contains("Read-only file system") {
+        rights(io::ErrorKind::ReadOnlyFilesystem)
+    } else {
+        ""
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_may_not_is_told_what_to_do() {
+        let told = |kind: io::ErrorKind| StoreError::io("opening", "/x", kind.into()).to_string();
+        assert!(told(io::ErrorKind::PermissionDenied).contains("chown"));
+        assert!(told(io::ErrorKind::ReadOnlyFilesystem).contains("mount"));
+        assert!(!told(io::ErrorKind::NotFound).contains(';'));
+        // As RocksDB has it of a directory that it may not read.
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("LOCK");
+        std::fs::create_dir(&file).unwrap();
+        let error = rocksdb::DB::open_default(directory.path()).unwrap_err();
+        let told = StoreError::Index {
+            doing: "opening",
+            error,
+        };
+        assert!(!told.to_string().contains("chown"), "{told}");
+        let said = "IO error: While lock file: /store/index/LOCK: Permission denied";
+        assert!(rights_of_index(said).contains("chown"));
+        assert!(rights_of_index("While opening: Read-only file system").contains("mount"));
+    }
 }

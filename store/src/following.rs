@@ -98,7 +98,7 @@ impl Follower {
         });
         let place = &mut *place;
         let beyond = place.beyond.map(|beyond| (beyond.number, beyond.frame));
-        if !is_another && index.go_on(&mut place.tail, now.generation, beyond) {
+        if !is_another && index.go_on(place.tail.as_mut(), now.generation, beyond) {
             place.beyond = None;
         } else {
             let wanted = Wanted {
@@ -171,7 +171,7 @@ impl Follower {
         // Others have gone on meanwhile, without the journal.
         let (commits, frame) = known()?;
         if place.seen.is_some_and(|seen| seen.generation == commits)
-            && tail.go_on(commits, |_, _, _| true).unwrap_or(false)
+            && tail.skip(commits).unwrap_or(false)
             && Some(tail.digest()) == frame
         {
             tail.rest();
@@ -220,6 +220,11 @@ impl StoreView {
             }
             None => Ok(()),
         }
+    }
+
+    /// Opens the index anew beside the one that is read, if it has to be, so that nobody waits for that who asks.
+    pub fn prepare(&self) {
+        self.index.prepare();
     }
 
     /// There is much to [settle](Self::settle), whatever is on its way.

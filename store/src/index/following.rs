@@ -73,16 +73,15 @@ impl Index {
         else {
             return;
         };
+        // Whoever else needs it waits for that, too.
+        let mut spare = spare.lock().unwrap_or_else(PoisonError::into_inner);
         let there = oldest_log_in(&self.path);
         let before = oldest_log.swap(there, Ordering::Relaxed);
         if before == there {
             return;
         }
         match secondary(&self.path, scratch) {
-            Ok(fresh) => {
-                let mut spare = spare.lock().unwrap_or_else(PoisonError::into_inner);
-                *spare = Some(Arc::new(fresh));
-            }
+            Ok(fresh) => *spare = Some(Arc::new(fresh)),
             Err(error) => {
                 // The primary may have taken away what it was about to read.
                 tracing::debug!(%error, "opening the index anew");
@@ -107,15 +106,15 @@ impl Index {
     }
 
     /// Has what `tail` finds in the journal, up to the commit `to`, come on top of what the database has. False when it does not, because
-    /// the database is to catch up first, or because the journal does not tell: then there is no place in it any more. The latter also where a
-    /// commit that the database has `beyond` what counted turns out to be another one.
+    /// the database is to catch up first, or because the journal does not tell. The latter also where a commit that the database has `beyond` what
+    /// counted turns out to be another one.
     pub(crate) fn go_on(
         &self,
-        tail: &mut Option<Tail>,
+        tail: Option<&mut Tail>,
         to: u64,
         beyond: Option<(u64, Digest)>,
     ) -> bool {
-        let (Role::Secondary { gate, .. }, Some(place)) = (&self.role, tail.as_mut()) else {
+        let (Role::Secondary { gate, .. }, Some(place)) = (&self.role, tail) else {
             return false;
         };
         let state = gate.state();
@@ -124,12 +123,10 @@ impl Index {
         if !has_room || beyond.is_some_and(|(commits, _)| commits > to) {
             return false;
         }
-        if let Some(steps) = steps_to(place, to, beyond) {
-            gate.push(steps);
-        } else {
-            *tail = None;
-        }
-        tail.is_some()
+        let steps = steps_to(place, to, beyond);
+        let told = steps.is_some();
+        gate.push(steps.unwrap_or_default());
+        told
     }
 
     /// Lets a secondary see what the primary has committed since, all that the mark tells of or more. The `tail` of the journal comes along,
@@ -165,7 +162,7 @@ impl Index {
         };
         self.prepare();
         let spare = || spare.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let mut attempt = 1;
+        let (mut attempt, mut failure) = (1, None);
         loop {
             let caught_up = gate.alone(waits, |state| {
                 let caught_up = (|| {
@@ -192,6 +189,8 @@ impl Index {
                         tail.take_if(|_| !is_right);
                         state.lose_track();
                     }
+                    // The same.
+                    Err(_) if last_commit(&current()).is_ok_and(|(has, _)| has < marked) => {}
                     Err(_) => {
                         *tail = None;
                         state.lose_track();
@@ -200,7 +199,8 @@ impl Index {
                 caught_up
             });
             let Some(caught_up) = caught_up else {
-                return Ok(CaughtUp::NotAtAll);
+                // Not because somebody reads, if there was an attempt.
+                return failure.map_or(Ok(CaughtUp::NotAtAll), Err);
             };
             let result = caught_up.and_then(|(commits, frame)| {
                 self.check(identity, commits, marked)?;
@@ -214,6 +214,7 @@ impl Index {
             if result.is_ok() || attempt == ATTEMPTS || self.is_of_another(identity) {
                 return result;
             }
+            failure = result.err();
             std::thread::sleep(Duration::from_millis(attempt.into()));
             attempt += 1;
         }
@@ -305,7 +306,7 @@ fn take_along(
     true
 }
 
-/// Few commits lie between: readers may wait until those are read.
+/// Not many commits lie between: readers may wait until their heads are read.
 fn is_near(tail: &Tail, to: u64) -> bool {
     to.saturating_sub(tail.last()) <= MOST_STEPS as u64
 }
@@ -313,7 +314,7 @@ fn is_near(tail: &Tail, to: u64) -> bool {
 /// The digest of the commit `marked`, where the journal tells; `tail` is behind that then.
 fn tail_at(tail: &mut Option<Tail>, marked: u64) -> Option<Digest> {
     let tail = tail.as_mut().filter(|tail| is_near(tail, marked))?;
-    let is_there = tail.go_on(marked, |_, _, _| true).unwrap_or(false);
+    let is_there = tail.skip(marked).unwrap_or(false);
     is_there.then(|| tail.digest())
 }
 

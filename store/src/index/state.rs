@@ -10,7 +10,7 @@ const MOST_ABOVE: usize = 64;
 /// Commits that are remembered, to say what has not changed.
 pub(super) const MOST_STEPS: usize = 256;
 /// Bytes of changes of all that are remembered.
-pub(super) const MOST_BYTES: usize = 8 << 20;
+pub(super) const MOST_BYTES: usize = 4 << 20;
 
 /// One state, and how it came to be.
 #[derive(Clone, Debug, Default)]

@@ -12,17 +12,23 @@ use super::log::read_up_to;
 use super::names::{self, Name};
 use crate::backend::read_file;
 
-/// Bytes of a frame that is read. What a larger one changes takes as much memory, and as long.
-const MOST: usize = 1 << 20;
+/// Bytes of a frame that is read, of some thousand changes. Of a larger one the index has them as soon.
+const MOST: usize = 64 << 10;
 
 /// A place behind the frame of a commit.
 #[derive(Debug)]
 pub(crate) struct Tail {
     directory: PathBuf,
     identity: [u8; 16],
-    /// The log that it is in, by number, and open while it is read: one that goes is not to keep its disk.
-    base: u64,
+    place: Place,
+    /// Its log, open while it is read: one that goes is not to keep its disk.
     log: Option<File>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    /// The log, by number.
+    base: u64,
     form: Form,
     /// Where the next frame goes.
     at: u64,
@@ -52,50 +58,49 @@ impl Tail {
         let mut tail = Self {
             directory: directory.into(),
             identity,
-            base,
+            place: Place {
+                base,
+                form: header.form,
+                at: HEADER as u64,
+                follows: begin,
+                last: base,
+                digest: header.previous,
+            },
             log: Some(log),
-            form: header.form,
-            at: HEADER as u64,
-            follows: begin,
-            last: base,
-            digest: header.previous,
         };
-        while tail.last < number {
-            let Some(length) = tail.next_length()? else {
-                return Ok(None);
-            };
-            tail.at += (HEAD + length + DIGEST) as u64;
-            tail.last += 1;
-            if tail.last == number {
-                let mut found = [0; DIGEST];
-                let read = tail.read(&mut found, tail.at - DIGEST as u64)?;
-                if read < DIGEST {
-                    return Ok(None);
-                }
-                (tail.follows, tail.digest) = (found, found);
-            }
-        }
-        Ok((tail.digest == digest).then_some(tail))
+        let is_there = tail.skip(number)?;
+        Ok((is_there && tail.place.digest == digest).then_some(tail))
     }
 
     /// Number of the commit.
     pub(crate) fn last(&self) -> u64 {
-        self.last
+        self.place.last
     }
 
     /// Digest of its frame.
     pub(crate) fn digest(&self) -> Digest {
-        self.digest
+        self.place.digest
     }
 
     /// Goes on to the commit `to`, which counts. Calls `visit` with number, digest and changes of each on the way, in order. False
-    /// when they are not there, not whole or too large: then the place is none any more, and what was visited is some of it.
+    /// when they are not there, not whole, too large, or not wanted: then it is where it was, and what was visited is some of it.
     pub(crate) fn go_on(
+        &mut self,
+        to: u64,
+        visit: impl FnMut(u64, &Digest, &[u8]) -> bool,
+    ) -> io::Result<bool> {
+        let before = self.place;
+        let told = self.read_on(to, visit);
+        self.stay_unless(&told, before);
+        told
+    }
+
+    fn read_on(
         &mut self,
         to: u64,
         mut visit: impl FnMut(u64, &Digest, &[u8]) -> bool,
     ) -> io::Result<bool> {
-        while self.last < to {
+        while self.place.last < to {
             let length = match self.next_length()? {
                 None if self.turn()? => self.next_length()?,
                 found => found,
@@ -104,22 +109,59 @@ impl Tail {
                 return Ok(false);
             };
             let mut rest = vec![0; length + DIGEST];
-            if self.read(&mut rest, self.at + HEAD as u64)? < rest.len() {
+            if self.read(&mut rest, self.place.at + HEAD as u64)? < rest.len() {
                 return Ok(false);
             }
             let (body, found) = rest.split_at_mut(length);
-            let number = self.last + 1;
+            let number = self.place.last + 1;
             let head = frame::head(length as u32, number);
-            let digest = frame::digest(&self.follows, &head, body);
-            let Some(changes) = self.form.changes(body).filter(|_| *found == digest) else {
+            let digest = frame::digest(&self.place.follows, &head, body);
+            let Some(changes) = self.place.form.changes(body).filter(|_| *found == digest) else {
                 return Ok(false);
             };
             if !visit(number, &digest, changes) {
                 return Ok(false);
             }
-            self.at += (HEAD + length + DIGEST) as u64;
-            self.last = number;
-            (self.follows, self.digest) = (digest, digest);
+            self.place.at += (HEAD + length + DIGEST) as u64;
+            self.place.last = number;
+            (self.place.follows, self.place.digest) = (digest, digest);
+        }
+        Ok(true)
+    }
+
+    /// Goes on to the commit `to`, which counts, by one short read for each on the way, whatever it changes. That the frames are whole is not
+    /// looked at: its digest is to be compared. False when they are not there, and then it is where it was.
+    pub(crate) fn skip(&mut self, to: u64) -> io::Result<bool> {
+        let before = self.place;
+        let told = self.pass(to);
+        self.stay_unless(&told, before);
+        told
+    }
+
+    fn stay_unless(&mut self, told: &io::Result<bool>, before: Place) {
+        if !matches!(told, Ok(true)) {
+            self.place = before;
+            // It may have been another one.
+            self.log = None;
+        }
+    }
+
+    fn pass(&mut self, to: u64) -> io::Result<bool> {
+        while self.place.last < to {
+            let length = match self.next_length()? {
+                None if self.turn()? => self.next_length()?,
+                found => found,
+            };
+            let Some(length) = length else {
+                return Ok(false);
+            };
+            self.place.at += (HEAD + length + DIGEST) as u64;
+            self.place.last += 1;
+            let mut found = [0; DIGEST];
+            if self.read(&mut found, self.place.at - DIGEST as u64)? < DIGEST {
+                return Ok(false);
+            }
+            (self.place.follows, self.place.digest) = (found, found);
         }
         Ok(true)
     }
@@ -127,9 +169,9 @@ impl Tail {
     /// Bytes of the next frame's body, if its head is here.
     fn next_length(&mut self) -> io::Result<Option<usize>> {
         let mut head = [0; HEAD];
-        let read = self.read(&mut head, self.at)?;
+        let read = self.read(&mut head, self.place.at)?;
         let next = frame::parse_head(&head).filter(|_| read == HEAD);
-        Ok(next.and_then(|(length, number)| (number == self.last + 1).then_some(length)))
+        Ok(next.and_then(|(length, number)| (number == self.place.last + 1).then_some(length)))
     }
 
     /// Closes its log until it is read again.
@@ -140,7 +182,7 @@ impl Tail {
     /// Reads as much of `bytes` as its log has from `offset` on; nothing, where that has gone.
     fn read(&mut self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
         if self.log.is_none() {
-            match read_file(&names::path(&self.directory, Name::Log(self.base))) {
+            match read_file(&names::path(&self.directory, Name::Log(self.place.base))) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
                 other => self.log = Some(other?),
             }
@@ -152,10 +194,16 @@ impl Tail {
 
     /// Goes on with the log that begins behind the last commit, if there is one.
     fn turn(&mut self) -> io::Result<bool> {
-        match open_log(&self.directory, self.identity, self.last)? {
-            Some((log, header, begin)) if header.previous == self.digest => {
-                (self.base, self.log, self.form) = (self.last, Some(log), header.form);
-                (self.at, self.follows) = (HEADER as u64, begin);
+        match open_log(&self.directory, self.identity, self.place.last)? {
+            Some((log, header, begin)) if header.previous == self.place.digest => {
+                self.log = Some(log);
+                self.place = Place {
+                    base: self.place.last,
+                    form: header.form,
+                    at: HEADER as u64,
+                    follows: begin,
+                    ..self.place
+                };
                 Ok(true)
             }
             _ => Ok(false),
