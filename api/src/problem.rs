@@ -226,7 +226,8 @@ impl From<StoreError> for Problem {
             | StoreError::Refused { .. }
             | StoreError::NotMade { .. }
             | StoreError::Backup { .. }
-            | StoreError::Unsupported { .. } => return Self::internal(what),
+            | StoreError::Unsupported { .. }
+            | StoreError::NotFollowed(_) => return Self::internal(what),
             // Not the client's doing, and to be asked again (RFC 9110, 15.6.4). `detail` says the rest.
             StoreError::InDoubt { .. } => {
                 tracing::error!(cause = %what, "a change is not acknowledged");

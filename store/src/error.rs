@@ -110,6 +110,11 @@ pub enum StoreError {
         /// The directory.
         path: PathBuf,
     },
+    /// A reader does not [follow](crate::StoreView::follow_closely) what it is asked for.
+    #[error(
+        "this reader of the store does not know its {0}, which StoreView::follow would have it know"
+    )]
+    NotFollowed(&'static str),
     /// Stored data is not what it must be.
     #[error("the store is damaged: {0}; run pool fsck")]
     Corrupt(String),

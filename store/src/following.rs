@@ -106,7 +106,8 @@ impl Follower {
                 marked: now.generation,
                 is_another,
                 was_beyond: beyond.is_some(),
-                waits: true,
+                // Otherwise who asks is not told of it by this.
+                waits: before != Some(now),
             };
             place.catch_up(index, &wanted)?;
         }

@@ -23,7 +23,7 @@ use crate::distrust::Distrust;
 use crate::error::{Result, StoreError};
 use crate::following::{Follower, Seen};
 use crate::format::{self, Location, ObjectRecord, SegmentRecord};
-use crate::index::Index;
+use crate::index::{Followed, Index};
 use crate::lease::{Lease, LeaseTable};
 use crate::manifest::{ImageManifest, LibraryRecord, TagRecord, TokenRecord};
 use crate::mark::Mark;
@@ -53,6 +53,8 @@ pub struct StoreView {
     open: Mutex<HashMap<SegmentId, Weak<dyn SegmentFile>>>,
     /// A follower's scratch directory, removed when the view is dropped.
     scratch: Option<PathBuf>,
+    /// One of its own, of a follower that has to open all of the index to count pages.
+    counting: Option<Mutex<PathBuf>>,
 }
 
 /// A segment or an object that is held against collection while this value lives.
@@ -67,16 +69,20 @@ impl StoreView {
     /// Opens the store in `directory` for reading, beside a writer or without one. `scratch` is a
     /// new directory for this reader's own notes, which it removes in the end.
     pub fn follow(directory: &Path, scratch: &Path) -> Result<Self> {
-        Self::open_following(directory, scratch, |_| None)
+        Self::open_following(directory, scratch, Followed::Whole, |_| None)
     }
 
     /// The same, of a reader that stays: it learns of commits from the journal, too, which is far quicker, as long as somebody has it
-    /// [settle](Self::settle) now and then. So what it shows is the index's and the journal's together: who compares the two must not.
+    /// [settle](Self::settle) now and then. So what it shows is the index's and the journal's together: who compares the two must not. And it
+    /// does not know where single pages and windows are, which large commits change by the ten thousand: to ask for one is
+    /// [`StoreError::NotFollowed`].
     pub fn follow_closely(directory: &Path, scratch: &Path) -> Result<Self> {
-        let view = Self::open_following(directory, scratch, |superblock| {
+        let followed = Followed::WithoutPages;
+        let mut view = Self::open_following(directory, scratch, followed, |superblock| {
             let tells = superblock.is_marked() && superblock.is_journaled();
             tells.then(|| directory.join(format::JOURNAL_DIRECTORY))
         })?;
+        view.counting = Some(Mutex::new(scratch.join("counting")));
         if let Err(error) = view.settle() {
             tracing::warn!(%error, "the journal is not followed for now");
         }
@@ -86,6 +92,7 @@ impl StoreView {
     fn open_following(
         directory: &Path,
         scratch: &Path,
+        followed: Followed,
         journal: impl FnOnce(&Superblock) -> Option<PathBuf>,
     ) -> Result<Self> {
         let superblock = Superblock::read(directory, false)?;
@@ -93,7 +100,8 @@ impl StoreView {
         opening::examine_for_reading(directory, &superblock, backend.as_ref())?;
         fs::create_dir_all(scratch)
             .map_err(|source| StoreError::io("creating", scratch, source))?;
-        let index = Index::open_secondary(&directory.join(format::INDEX_DIRECTORY), scratch)?;
+        let index = directory.join(format::INDEX_DIRECTORY);
+        let index = Index::open_secondary(&index, scratch, followed)?;
         let mut view = Self::assemble(directory, superblock, index, backend)?;
         view.follower = Some(Follower::new(view.look_at_mark()?, journal(&superblock)));
         view.scratch = Some(scratch.into());
@@ -119,6 +127,7 @@ impl StoreView {
             damage: RwLock::default(),
             open: Mutex::default(),
             scratch: None,
+            counting: None,
         })
     }
 
@@ -266,9 +275,14 @@ impl StoreView {
         self.snapshot().tokens()
     }
 
-    /// See [`Snapshot::stats`].
+    /// See [`Snapshot::stats`]. Where single pages are [not followed](Self::follow_closely), all of the index is opened to count them.
     pub fn stats(&self) -> Result<StoreStats> {
-        self.snapshot().stats()
+        let Some(scratch) = &self.counting else {
+            return self.snapshot().stats();
+        };
+        // It is the place of one at a time.
+        let scratch = scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        Self::follow(&self.directory, &scratch)?.snapshot().stats()
     }
 
     /// Bytes of disk that a segment takes up.

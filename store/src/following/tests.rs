@@ -8,12 +8,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use pool_core::digest::{ObjectId, PageId};
+use pool_core::page::PAGE_SIZE;
 use pool_tests::wait;
 use proptest::prelude::*;
 
+use crate::error::{Result, StoreError};
 use crate::manifest::TokenScope;
+use crate::stats::Counted;
 use crate::steps::{self, Step};
 use crate::testing::{content, open, push, unlocked};
 use crate::{Store, StoreOptions, StoreView};
@@ -37,21 +41,15 @@ fn token(store: &Store, name: &str) {
 
 fn assert_same(store: &Store, view: &StoreView) {
     view.refresh().unwrap();
-    let written = store.snapshot().everything();
+    let mut written = store.snapshot().everything();
+    written.retain(|(family, ..)| !matches!(*family, "pages" | "windows"));
     assert!(view.snapshot().everything() == written);
-    // By single questions, too, and by many at once.
-    let ids: Vec<PageId> = written
-        .iter()
-        .filter(|(family, ..)| *family == "pages")
-        .map(|(_, key, _)| PageId(key.as_slice().try_into().unwrap()))
-        .chain([PageId::of(b"none")])
-        .collect();
-    let of = |store: &StoreView| {
-        let single: Vec<_> = ids.iter().map(|id| store.page(id).unwrap()).collect();
-        assert_eq!(store.snapshot().pages(&ids).unwrap(), single);
-        single
-    };
-    assert_eq!(of(view), of(store));
+    // By single questions, too.
+    let objects = written.iter().filter(|(family, ..)| *family == "objects");
+    for (_, id, _) in objects {
+        let id = ObjectId(id.as_slice().try_into().unwrap());
+        assert_eq!(view.object(id).unwrap(), store.object(id).unwrap());
+    }
     assert_eq!(
         view.snapshot().commits().unwrap(),
         store.generation().unwrap()
@@ -496,5 +494,65 @@ fn a_log_that_goes_does_not_keep_its_disk() {
     }
     token(&store, "last");
     assert_same(&store, &view);
+    assert!(view.knows_the_journal());
+}
+
+#[test]
+fn single_pages_are_not_followed_and_nobody_is_told_that_there_are_none() {
+    let (_directories, store, view) = followed();
+    // Small enough for the journal to tell, and too large.
+    for length in [20, 2000] {
+        let (bytes, name) = (content(length as u64, length), format!("l{length}@1"));
+        push(&store, &name, &bytes).unwrap();
+        let id = PageId::of(&bytes[..PAGE_SIZE as usize]);
+        assert!(store.page(&id).unwrap().is_some());
+        assert_same(&store, &view);
+        let refused = |said: Result<()>, what| {
+            let said = said.unwrap_err();
+            assert!(
+                matches!(said, StoreError::NotFollowed(family) if family == what),
+                "{said}"
+            );
+        };
+        let shown = view.snapshot();
+        refused(view.page(&id).map(drop), "pages");
+        refused(shown.page(&id).map(drop), "pages");
+        refused(shown.pages(&[id]).map(drop), "pages");
+        refused(shown.for_each_page(|_, _| Ok(())), "pages");
+        refused(shown.for_each_window(|_, _| Ok(())), "windows");
+        assert_eq!(shown.stats().unwrap().not_counted.len(), 2);
+        // Whoever opens all of the index counts them.
+        assert_eq!(view.stats().unwrap(), store.stats().unwrap());
+        assert_eq!(
+            Counted::default().now(&view, Duration::ZERO).unwrap(),
+            view.stats().unwrap()
+        );
+    }
+}
+
+/// Many of the families that a commit changes are not there, and tables of those come and go.
+#[test]
+fn what_is_not_followed_is_passed_over_wherever_it_is() {
+    let (_directories, store, view) = followed();
+    for nth in 0..6u8 {
+        push(
+            &store,
+            &format!("l{nth}@1"),
+            &content(u64::from(nth) + 50, 700),
+        )
+        .unwrap();
+        assert_same(&store, &view);
+        store.index.compact_pages();
+        view.prepare();
+        view.settle().unwrap();
+        assert_same(&store, &view);
+        if nth % 2 == 1 {
+            store
+                .delete_library(&format!("l{}@1", nth - 1).parse().unwrap())
+                .unwrap();
+            collect(&store);
+            assert_same(&store, &view);
+        }
+    }
     assert!(view.knows_the_journal());
 }

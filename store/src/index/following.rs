@@ -9,7 +9,7 @@ use std::time::Duration;
 use rocksdb::DB;
 
 use super::gate::Gate;
-use super::options::{META, secondary};
+use super::options::{Followed, META, secondary};
 use super::pending::Pending;
 use super::state::{MOST_BYTES, MOST_STEPS, State};
 use super::{COMMITS, FRAME, Index, Role, failed};
@@ -44,16 +44,17 @@ pub(crate) enum CaughtUp {
 }
 
 impl Index {
-    /// Opens the index for reading beside a primary. `scratch` is a directory of this process for
+    /// Opens what is `followed` of the index for reading beside a primary. `scratch` is a directory of this process for
     /// the reader's own log.
-    pub(crate) fn open_secondary(path: &Path, scratch: &Path) -> Result<Self> {
+    pub(crate) fn open_secondary(path: &Path, scratch: &Path, followed: Followed) -> Result<Self> {
         // Before it is opened: one that goes meanwhile is noticed.
         let oldest = oldest_log_in(path);
         Ok(Self {
             path: path.into(),
             role: Role::Secondary {
-                db: RwLock::new(Arc::new(secondary(path, scratch)?)),
+                db: RwLock::new(Arc::new(secondary(path, scratch, followed)?)),
                 gate: Gate::default(),
+                followed,
                 scratch: scratch.into(),
                 outdated: AtomicBool::new(false),
                 oldest_log: AtomicU64::new(oldest),
@@ -65,6 +66,7 @@ impl Index {
     /// Opens the index anew beside the one that is read, if that has to be before it can catch up: readers would have to wait for it then.
     pub(crate) fn prepare(&self) {
         let Role::Secondary {
+            followed,
             scratch,
             oldest_log,
             spare,
@@ -80,7 +82,7 @@ impl Index {
         if before == there {
             return;
         }
-        match secondary(&self.path, scratch) {
+        match secondary(&self.path, scratch, *followed) {
             Ok(fresh) => *spare = Some(Arc::new(fresh)),
             Err(error) => {
                 // The primary may have taken away what it was about to read.
@@ -138,6 +140,7 @@ impl Index {
         let Role::Secondary {
             db,
             gate,
+            followed,
             scratch,
             outdated,
             spare,
@@ -174,7 +177,7 @@ impl Index {
                     }
                     // In the gate, which orders what others see.
                     if outdated.load(Ordering::Relaxed) {
-                        replace(Arc::new(secondary(&self.path, scratch)?));
+                        replace(Arc::new(secondary(&self.path, scratch, *followed)?));
                         outdated.store(false, Ordering::Relaxed);
                     }
                     last_commit(&current())

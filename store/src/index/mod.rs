@@ -45,6 +45,7 @@ pub(crate) use following::{CaughtUp, Wanted};
 use gate::{Gate, Standstill};
 pub(crate) use inspection::Inspection;
 pub(crate) use kept::{Kept, Recorded};
+pub(crate) use options::Followed;
 use options::{
     LIBRARIES, MANIFESTS, META, OBJECTS, PAGES, REFERENCES, REGISTRY, ROOM, SEGMENTS, TAGS, TOKENS,
     WINDOWS, families, primary_options,
@@ -101,6 +102,7 @@ enum Role {
         /// Replaced inside the gate, and only taken out of the lock to be used.
         db: RwLock<Arc<DB>>,
         gate: Gate,
+        followed: Followed,
         scratch: PathBuf,
         /// What it has in memory hides newer tables: nothing is caught up with before it is opened
         /// anew, however often that fails.
@@ -337,6 +339,16 @@ impl Index {
         Reader::ahead(self, pending)
     }
 
+    /// Refuses what a follower does not have.
+    fn check_has(&self, family: &'static str) -> Result<()> {
+        match &self.role {
+            Role::Secondary { followed, .. } if !followed.has(family) => {
+                Err(StoreError::NotFollowed(family))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// It follows another process.
     fn is_follower(&self) -> bool {
         matches!(self.role, Role::Secondary { .. })
@@ -373,7 +385,7 @@ impl Index {
 
 fn family<'a>(db: &'a DB, name: &'static str) -> &'a ColumnFamily {
     db.cf_handle(name)
-        .expect("every family is opened or created with the database")
+        .expect("every family that is asked is opened or created with the database")
 }
 
 fn commit_key(number: u64) -> Vec<u8> {

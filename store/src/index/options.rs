@@ -97,7 +97,23 @@ pub(super) fn primary_options() -> Options {
     options
 }
 
-pub(super) fn secondary(path: &Path, scratch: &Path) -> Result<DB> {
+/// What a follower's index has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Followed {
+    /// All of it.
+    Whole,
+    /// Not where single pages and windows are. Of these there are more than of everything else together, and a collection changes very
+    /// many at once: a reader who does not ask for them neither waits for that nor has it in memory.
+    WithoutPages,
+}
+
+impl Followed {
+    pub(super) fn has(self, family: &str) -> bool {
+        self == Self::Whole || !matches!(family, PAGES | WINDOWS)
+    }
+}
+
+pub(super) fn secondary(path: &Path, scratch: &Path, followed: Followed) -> Result<DB> {
     let mut options = options();
     // A reader must hold every table open: the primary deletes compacted ones.
     options.set_max_open_files(-1);
@@ -106,6 +122,8 @@ pub(super) fn secondary(path: &Path, scratch: &Path) -> Result<DB> {
     // Each catch-up would be told, in a place that may be memory.
     options.set_log_level(LogLevel::Warn);
     options.set_keep_log_file_num(1);
-    DB::open_cf_descriptors_as_secondary(&options, path, scratch, families())
+    let mut opened = families();
+    opened.retain(|family| followed.has(family.name()));
+    DB::open_cf_descriptors_as_secondary(&options, path, scratch, opened)
         .map_err(|source| failed("opening", source))
 }

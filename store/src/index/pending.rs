@@ -11,7 +11,7 @@ use pool_core::digest::{PageId, WindowId};
 use pool_core::name::Named;
 
 use super::batch::{each_made, family_of};
-use super::options::{LIBRARIES, META, PAGES, TAGS, WINDOWS};
+use super::options::{Followed, LIBRARIES, META, PAGES, TAGS, WINDOWS};
 use super::{COMMITS, FRAME};
 use crate::error::Result;
 use crate::format::Location;
@@ -36,7 +36,7 @@ pub(crate) struct Pending {
     families: HashMap<&'static str, Entries>,
     pages: HashMap<PageId, Location>,
     windows: HashMap<WindowId, Location>,
-    /// Bytes of its changes, of a commit of the journal.
+    /// Bytes of keys and values, of a commit of the journal.
     bytes: usize,
 }
 
@@ -66,32 +66,33 @@ impl Reads {
 }
 
 impl Pending {
-    /// The changes of the commit `number` of the journal, whose frame comes to `digest`, and what the index notes of it. `None` when they
-    /// are of a kind that there is not.
+    /// The changes of the commit `number` of the journal, whose frame comes to `digest`, and what the index notes of it, for who follows the
+    /// index [without pages](super::Followed::WithoutPages). `None` when they are of a kind that there is not.
     pub(super) fn of_commit(number: u64, digest: &Digest, changes: &[u8]) -> Option<Self> {
         let mut families: HashMap<&'static str, Entries> = HashMap::new();
+        let mut bytes = 0;
         let mut put = |family, key: &[u8], value: Option<&[u8]>| {
             let entries = families.entry(family).or_default();
+            bytes += key.len() + value.map_or(0, <[u8]>::len);
             entries.insert(key.to_vec(), value.map(<[u8]>::to_vec));
         };
         let is_right = frame::each_change(changes, |change| {
-            put(
-                family_of(change.family).ok_or(())?,
-                change.key,
-                change.value,
-            );
+            let family = family_of(change.family).ok_or(())?;
+            if Followed::WithoutPages.has(family) {
+                put(family, change.key, change.value);
+            }
             Ok::<_, ()>(())
         });
         put(META, COMMITS, Some(&number.to_le_bytes()));
         put(META, FRAME, Some(digest));
         (is_right == Ok(true)).then(|| Self {
             families,
-            bytes: changes.len(),
+            bytes,
             ..Self::default()
         })
     }
 
-    /// Bytes of the changes of a commit of the journal.
+    /// Bytes of what is kept of a commit of the journal.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -159,11 +160,6 @@ impl Pending {
 
     pub(super) fn window(&self, id: &WindowId) -> Option<Location> {
         self.windows.get(id).copied()
-    }
-
-    /// True when keys of a family are changed. Those of pages and windows are known so of commits of the journal alone.
-    pub(super) fn changes_any(&self, family: &str) -> bool {
-        self.families.contains_key(family)
     }
 
     /// What becomes of a key, if anything.

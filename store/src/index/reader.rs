@@ -63,6 +63,11 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Refuses what a follower does not have.
+    pub(super) fn check_has(&self, family: &'static str) -> Result<()> {
+        self.index.check_has(family)
+    }
+
     fn stands_still(&self) -> Option<&State> {
         match &self.pin {
             Some(Pin::Standstill(standstill)) => Some(standstill.state()),
@@ -116,6 +121,7 @@ impl<'a> Reader<'a> {
         if let Some(reader) = self.for_a_question() {
             return reader.get(family, key);
         }
+        self.check_has(family)?;
         self.note(|reads| reads.add_key(family, key));
         let mut pending = self.pending.iter().rev();
         if let Some(value) = pending.find_map(|pending| pending.get(family, key)) {
@@ -179,6 +185,7 @@ impl<'a> Reader<'a> {
         if let Some(reader) = self.for_a_question() {
             return reader.scan_until(family, prefix, visit);
         }
+        self.check_has(family)?;
         self.note(|reads| reads.add_prefix(family, prefix));
         if self.pending.is_empty() {
             return self.scan_stored(family, prefix, &mut visit);
@@ -223,6 +230,7 @@ impl<'a> Reader<'a> {
         if let Some(reader) = self.for_a_question() {
             return reader.pages(ids);
         }
+        self.check_has(PAGES)?;
         self.note(|reads| ids.iter().for_each(|id| reads.add_key(PAGES, &id.0)));
         // In order of keys: then each is looked for from where the one before was found.
         let mut order: Vec<_> = (0..ids.len()).collect();
@@ -239,15 +247,8 @@ impl<'a> Reader<'a> {
             Ok(())
         })?;
         for pending in &self.pending {
-            let is_of_journal = pending.changes_any(PAGES);
             for (id, at) in ids.iter().zip(&mut found) {
                 *at = pending.page(id).or(*at);
-                if is_of_journal && let Some(becomes) = pending.get(PAGES, &id.0) {
-                    *at = match becomes {
-                        Becomes::Gone => None,
-                        Becomes::Put(value) => Some(Location::decode(value)?),
-                    };
-                }
             }
         }
         Ok(found)

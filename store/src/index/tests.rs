@@ -23,10 +23,11 @@ fn a_count_that_is_the_last_number_there_is_has_a_hole() {
 }
 
 impl Reader<'_> {
-    /// All keys of all families with their values, but for notes of which commits there were.
+    /// All keys of all families that it has with their values, but for notes of which commits there were.
     pub(crate) fn everything(&self) -> Vec<(&'static str, Vec<u8>, Vec<u8>)> {
         let mut all = Vec::new();
-        for family in options::FAMILIES {
+        let has = |family: &&'static str| self.check_has(family).is_ok();
+        for family in options::FAMILIES.into_iter().filter(has) {
             self.scan(family, &[], |key, value| {
                 if family != META || !key.starts_with(COMMIT) {
                     all.push((family, key.to_vec(), value.to_vec()));
