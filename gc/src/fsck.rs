@@ -18,7 +18,7 @@ use pool_store::placement::name_of_window;
 use pool_store::records::{self, Records};
 use pool_store::upload::page_ids;
 use pool_store::{
-    Reference, Result as StoreResult, Snapshot, StoreError, StoreView, may_lack_file,
+    Reference, Result as StoreResult, Snapshot, StoreError, StoreView, Totals, may_lack_file,
 };
 use serde::{Deserialize, Serialize};
 
@@ -83,13 +83,15 @@ pub enum Problem {
     Reference,
     /// A library version is said to be unused and is used, or the other way round.
     UnusedSince,
+    /// There are more pages or windows than commits have counted, or fewer.
+    Totals,
 }
 
 impl Problem {
     /// How bad it is.
     pub fn severity(self) -> Severity {
         match self {
-            Self::LeakedFile | Self::LostFile | Self::LateMark => Severity::Waste,
+            Self::LeakedFile | Self::LostFile | Self::LateMark | Self::Totals => Severity::Waste,
             _ => Severity::Damage,
         }
     }
@@ -99,6 +101,9 @@ impl Problem {
         match self {
             Self::LeakedFile => "restart poolsvc: it moves files that no commit recorded to lost/",
             Self::LostFile => "remove it if nobody misses it; no page of the index is in it",
+            Self::Totals => {
+                "nothing is lost, and numbers of pages that are told are wrong: please report it, it is a defect of this program"
+            }
             Self::LateMark => "nothing is lost; the next service that opens the store brings it up",
             Self::Superblock | Self::Mark | Self::Index | Self::Journal | Self::Unreadable => {
                 "check the disk (dmesg, smartctl), then stop poolsvc and make the index anew (pool repair), or restore the \
@@ -217,6 +222,7 @@ pub fn fsck(store: &StoreView, level: FsckLevel) -> FsckReport {
     let segments = check_segments(store, &mut report);
     check_pages(store, level, &segments, &mut report);
     check_windows(store, level, &segments, &mut report);
+    check_totals(store, &mut report);
     let objects = check_objects(store, level, &segments, &mut report);
     check_names(store, objects.as_ref(), &mut report);
     // What nothing else refers to must be readable all the same.
@@ -390,6 +396,26 @@ fn check_windows(
             }
         }
     });
+}
+
+/// Compares what commits have counted with what there is, if all of that can be read.
+fn check_totals(store: &Snapshot<'_>, report: &mut FsckReport) {
+    let found = Totals {
+        pages: report.pages,
+        windows: report.windows,
+    };
+    if let Some(Some(told)) = report.note(store.totals())
+        && report.is_sound()
+        && told != found
+    {
+        report.find(
+            Problem::Totals,
+            format!(
+                "there are {} pages and {} windows, and commits have counted {} and {}",
+                found.pages, found.windows, told.pages, told.windows
+            ),
+        );
+    }
 }
 
 /// Answers with the objects that there are, `None` when not all can be known.

@@ -313,7 +313,7 @@ impl<'a> Commit<'a, '_> {
         let mut names = index.batch();
         references::name_target(&now, &mut names, target)?;
         pending.add(names.changes());
-        batch.append(names.changes());
+        batch.append(&names.into_changes());
         // What it was handed before the index was found to be wrong does not count.
         writer.appender.look_at_trust()?;
         let pending = Arc::new(pending);

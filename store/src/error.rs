@@ -298,6 +298,11 @@ fn state(found: Option<&Revision>) -> String {
 pub type Result<T> = std::result::Result<T, StoreError>;
 
 impl StoreError {
+    /// True where the index is as it was, and whoever asked may not use it: the error says what to do then.
+    pub(crate) fn is_for_lack_of_rights(&self) -> bool {
+        matches!(self, Self::Index { error, .. } if !rights_of_index(error.as_ref()).is_empty())
+    }
+
     /// Wraps an I/O error, telling a full disk from all else.
     pub(crate) fn io(doing: &'static str, path: impl Into<PathBuf>, error: io::Error) -> Self {
         let path = path.into();
@@ -317,6 +322,11 @@ impl StoreError {
 /// Why an index is refused, and what to do: it is another store's.
 pub(crate) fn another_store() -> String {
     "its index belongs to another store: put the index back that belongs to this one".into()
+}
+
+/// Why an index is refused, and what to do: it does not say whose it is, which every index does.
+pub(crate) fn lacks_tables() -> String {
+    "its index does not say whose it is, so files of it are missing: put them back, or see what pool fsck says".into()
 }
 
 /// Why an index is refused, and what to do: commits are missing. `knows` says of what, as in "its index knows".

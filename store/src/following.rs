@@ -142,8 +142,7 @@ impl Follower {
                 };
                 let settled = place.catch_up(index, &wanted).and_then(|()| then());
                 settled.inspect_err(|_| *place = Place::default())?;
-                if let Some(tail) = &mut place.tail {
-                    tail.rest();
+                if place.tail.is_some() {
                     return Ok(());
                 }
             }
@@ -175,7 +174,6 @@ impl Follower {
             && tail.skip(commits).unwrap_or(false)
             && Some(tail.digest()) == frame
         {
-            tail.rest();
             place.tail = Some(tail);
         }
         Ok(())

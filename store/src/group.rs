@@ -16,7 +16,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use pool_core::extent::SegmentId;
 
 use crate::error::StoreError;
-use crate::index::{Index, Pending};
+use crate::index::{Changes, Index, Pending};
 use crate::segment::Recorded;
 use crate::steps::{Step, reached};
 use crate::target::{Target, Unsynced, Written};
@@ -48,7 +48,7 @@ struct State {
 #[derive(Debug, Default)]
 struct Group {
     /// Of each commit in turn.
-    changes: Vec<Vec<u8>>,
+    changes: Vec<Changes>,
     bytes: usize,
     /// What has to be durable first, each file once.
     written: Vec<(Arc<Target>, Written)>,
@@ -125,7 +125,7 @@ impl Sight {
 /// One commit's part of a group.
 #[derive(Debug)]
 pub(crate) struct Part {
-    pub(crate) changes: Vec<u8>,
+    pub(crate) changes: Changes,
     pub(crate) pending: Arc<Pending>,
     pub(crate) written: Vec<(Arc<Target>, Written)>,
     pub(crate) recorded: Vec<Recorded>,

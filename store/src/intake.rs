@@ -109,7 +109,11 @@ impl<'a, 'w> Intake<'a, 'w> {
         let mut placed: Vec<_> = self.placed.iter().collect();
         placed.sort_unstable_by_key(|(id, _)| **id);
         for (id, at) in placed {
-            self.batch.put_page(*id, *at);
+            if self.stored.has_page(id)? {
+                self.batch.move_page(*id, *at);
+            } else {
+                self.batch.add_page(*id, *at);
+            }
         }
         let can_mend = self.can_mend();
         self.summary.distinct_pages = PageCount(self.distinct.len() as u64);
@@ -258,7 +262,11 @@ impl<'a, 'w> Intake<'a, 'w> {
         if known.is_some() {
             return Ok(window);
         }
-        self.batch.put_window(id, window);
+        if self.stored.has_window(&id)? {
+            self.batch.move_window(id, window);
+        } else {
+            self.batch.add_window(id, window);
+        }
         self.placed_windows.insert(id, window);
         self.summary.new_windows += 1;
         self.summary.written_pages += PageCount(piece.pages.iter().flatten().count() as u64);

@@ -86,7 +86,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub use damage::Compared;
 pub use error::{Again, Result, StoreError};
 pub use format::Reference;
-pub use index::{Reader, Reads, records};
+pub use index::{Reader, Reads, Totals, records};
 pub use open_segments::OpenSegments;
 pub use opening::may_lack_file;
 pub use progress::{Progress, time_of};

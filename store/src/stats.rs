@@ -124,14 +124,20 @@ impl Snapshot<'_> {
             stats.referenced_pages += PageCount(pages);
             Ok(())
         });
-        self.count(&records::PAGES, &mut unread, |_| {
-            stats.stored_pages += PageCount(1);
-            Ok(())
-        });
-        self.count(&records::WINDOWS, &mut unread, |_| {
-            stats.dense_windows += 1;
-            Ok(())
-        });
+        // There may be a hundred million.
+        if let Some(totals) = self.totals()? {
+            stats.stored_pages = PageCount(totals.pages);
+            stats.dense_windows = totals.windows;
+        } else {
+            self.count(&records::PAGES, &mut unread, |_| {
+                stats.stored_pages += PageCount(1);
+                Ok(())
+            });
+            self.count(&records::WINDOWS, &mut unread, |_| {
+                stats.dense_windows += 1;
+                Ok(())
+            });
+        }
         for (id, record) in noted(self.segments_one_by_one(), &mut unread).unwrap_or_default() {
             stats.disk_bytes += self.view().segment_disk_usage(id).unwrap_or(0);
             if let Some(record) = noted(record, &mut unread) {

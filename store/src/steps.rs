@@ -1,4 +1,4 @@
-//! What happens between a commit's decision and its answer, step by step: tests stop there.
+//! What happens between a commit's decision and its answer, and when an index is opened anew, step by step: tests stop there.
 
 /// What has just been done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -13,6 +13,8 @@ pub(crate) enum Step {
     Put,
     /// The mark tells of it.
     Marked,
+    /// A follower has opened the index anew, and not looked at it.
+    Reopened,
 }
 
 /// Lets a test do what it likes.
@@ -34,7 +36,7 @@ mod testing {
         static STOP: RefCell<Option<Stop>> = const { RefCell::new(None) };
     }
 
-    /// Has `stop` called at each step of what this thread makes durable from now on.
+    /// Has `stop` called at each step of what this thread makes durable, or opens, from now on.
     pub(crate) fn at_each(stop: impl FnMut(Step) + 'static) {
         STOP.set(Some(Box::new(stop)));
     }

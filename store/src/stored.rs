@@ -53,6 +53,16 @@ impl<'a> Stored<'a> {
         self.damage.get(at).is_none().then_some(at)
     }
 
+    /// True when a page that counts as missing is on record nevertheless, damaged as it is.
+    pub(crate) fn has_page(&self, missing: &PageId) -> Result<bool> {
+        Ok(!self.damage.is_empty() && self.index.page(missing)?.is_some())
+    }
+
+    /// The same of a window.
+    pub(crate) fn has_window(&self, missing: &WindowId) -> Result<bool> {
+        Ok(!self.damage.is_empty() && self.index.window(missing)?.is_some())
+    }
+
     /// Where a densely stored window begins, likewise.
     pub(crate) fn window(&self, id: &WindowId) -> Result<Option<Location>> {
         let found = self.index.window(id)?;

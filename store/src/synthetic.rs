@@ -55,7 +55,7 @@ fn place(store: &Store, writer: &mut Writer, numbers: Range<u64>) -> Result<Obje
     // As a commit has them.
     placed.sort_unstable_by_key(|(id, _)| *id);
     for (id, at) in placed {
-        batch.put_page(id, at);
+        batch.add_page(id, at);
     }
     batch.put_object(object, &ObjectRecord { phase: 0, map });
     writer.appender.record_alone(&mut batch);

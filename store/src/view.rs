@@ -53,8 +53,6 @@ pub struct StoreView {
     open: Mutex<HashMap<SegmentId, Weak<dyn SegmentFile>>>,
     /// A follower's scratch directory, removed when the view is dropped.
     scratch: Option<PathBuf>,
-    /// One of its own, of a follower that has to open all of the index to count pages.
-    counting: Option<Mutex<PathBuf>>,
 }
 
 /// A segment or an object that is held against collection while this value lives.
@@ -78,11 +76,10 @@ impl StoreView {
     /// [`StoreError::NotFollowed`].
     pub fn follow_closely(directory: &Path, scratch: &Path) -> Result<Self> {
         let followed = Followed::WithoutPages;
-        let mut view = Self::open_following(directory, scratch, followed, |superblock| {
+        let view = Self::open_following(directory, scratch, followed, |superblock| {
             let tells = superblock.is_marked() && superblock.is_journaled();
             tells.then(|| directory.join(format::JOURNAL_DIRECTORY))
         })?;
-        view.counting = Some(Mutex::new(scratch.join("counting")));
         if let Err(error) = view.settle() {
             tracing::warn!(%error, "the journal is not followed for now");
         }
@@ -127,7 +124,6 @@ impl StoreView {
             damage: RwLock::default(),
             open: Mutex::default(),
             scratch: None,
-            counting: None,
         })
     }
 
@@ -275,14 +271,9 @@ impl StoreView {
         self.snapshot().tokens()
     }
 
-    /// See [`Snapshot::stats`]. Where single pages are [not followed](Self::follow_closely), all of the index is opened to count them.
+    /// See [`Snapshot::stats`].
     pub fn stats(&self) -> Result<StoreStats> {
-        let Some(scratch) = &self.counting else {
-            return self.snapshot().stats();
-        };
-        // It is the place of one at a time.
-        let scratch = scratch.lock().unwrap_or_else(PoisonError::into_inner);
-        Self::follow(&self.directory, &scratch)?.snapshot().stats()
+        self.snapshot().stats()
     }
 
     /// Bytes of disk that a segment takes up.

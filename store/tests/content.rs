@@ -245,3 +245,43 @@ fn digests_of_stored_pages_are_those_that_were_announced() {
     let unknown = store.object_page_ids(id, &[0..1, 2..3]);
     assert!(matches!(unknown, Err(StoreError::UnknownObjects(ids)) if ids == [id]));
 }
+
+#[test]
+fn commits_say_how_many_pages_there_are() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store");
+    let mut store = open(&path);
+    let told = |store: &pool_store::Store| {
+        let shown = store.snapshot();
+        let told = shown.totals().unwrap().expect("the last commit tells");
+        let (mut pages, mut windows) = (0, 0);
+        let counted = shown.for_each_page(|_, _| {
+            pages += 1;
+            Ok(())
+        });
+        counted.unwrap();
+        let counted = shown.for_each_window(|_, _| {
+            windows += 1;
+            Ok(())
+        });
+        counted.unwrap();
+        assert_eq!((told.pages, told.windows), (pages, windows));
+        (pages, windows)
+    };
+    assert_eq!(told(&store), (0, 0));
+    let pushed = |store: &pool_store::Store, name: &str, seed, pages, placement| {
+        push_library(store, name, &content(seed, pages), placement).unwrap();
+    };
+    pushed(&store, "a@1", 1, 10, Placement::Sparse);
+    assert_eq!(told(&store), (10, 0));
+    // The same again, some of it, and what has windows.
+    pushed(&store, "b@1", 1, 10, Placement::Sparse);
+    pushed(&store, "c@1", 2, 600, Placement::Windows { phase: 0 });
+    let before = told(&store);
+    assert_eq!(before, (610, 2));
+    drop(store);
+    store = open(&path);
+    assert_eq!(told(&store), before);
+    pushed(&store, "d@1", 3, 5, Placement::Sparse);
+    assert_eq!(told(&store), (615, 2));
+}

@@ -3,13 +3,15 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
+mod failing;
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{assert_stored, content, image_ref, library_ref, open, push_image, push_library};
+use failing::as_nobody;
 use pool_core::extent::SegmentId;
 use pool_core::page::WINDOW_SIZE;
 use pool_core::{ExtentMap, ObjectId};
@@ -510,4 +512,34 @@ fn a_store_is_made_below_directories_that_are_not_there() {
         .map(drop)
         .unwrap();
     drop(reopen(&path).unwrap());
+}
+
+#[test]
+fn who_may_not_read_the_index_is_not_told_to_make_it_anew() {
+    if !pool_tests::requirements::needs(&["root"]) {
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("store");
+    drop(open(&path));
+    let allow =
+        |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    for directory in [root.path(), &path] {
+        allow(directory, 0o755);
+    }
+    let notes = root.path().join("notes");
+    fs::create_dir(&notes).unwrap();
+    allow(&notes, 0o777);
+    let current = path.join("index/CURRENT");
+    allow(&current, 0o600);
+    let refused = as_nobody(|| {
+        StoreView::follow(&path, &notes.join("f"))
+            .unwrap_err()
+            .to_string()
+    });
+    assert!(refused.contains("Permission denied"), "{refused}");
+    assert!(
+        refused.contains("chown") && !refused.contains("repair"),
+        "{refused}"
+    );
 }

@@ -82,7 +82,7 @@ impl<'a> Redirection<'a> {
                 return Ok(false);
             }
             match self.moves.windows.get(at) {
-                Some(to) => batch.put_window(*id, *to),
+                Some(to) => batch.move_window(*id, *to),
                 None if barrier.protects_window(*at) => {
                     self.kept.insert(at.segment);
                     return Ok(false);
@@ -103,7 +103,7 @@ impl<'a> Redirection<'a> {
                 return Ok(false);
             }
             match self.moves.page(*at) {
-                Some(to) => batch.put_page(*id, to),
+                Some(to) => batch.move_page(*id, to),
                 None if barrier.protects(*at) => {
                     self.kept.insert(at.segment);
                     return Ok(false);
@@ -178,14 +178,14 @@ impl<'a> Redirection<'a> {
             if let Some(id) = self.survey.names.remove(&from)
                 && now.page(&id)? == Some(from)
             {
-                batch.put_page(id, to);
+                batch.move_page(id, to);
             }
         }
         for (from, to) in entries.windows {
             if let Some(id) = self.survey.window_names.remove(&from)
                 && now.window(&id)? == Some(from)
             {
-                batch.put_window(id, to);
+                batch.move_window(id, to);
             }
             self.followed.insert(from);
         }

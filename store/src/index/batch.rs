@@ -12,8 +12,8 @@ use serde::Serialize;
 
 use super::options::FAMILIES;
 use super::{
-    EPOCH, Index, LIBRARIES, MANIFESTS, META, NEXT_SEGMENT, OBJECTS, PAGES, REFERENCES, REGISTRY,
-    SEGMENTS, TAGS, TOKENS, WINDOWS, places_key,
+    EPOCH, Grown, Index, LIBRARIES, MANIFESTS, META, NEXT_SEGMENT, OBJECTS, PAGES, REFERENCES,
+    REGISTRY, SEGMENTS, TAGS, TOKENS, WINDOWS, places_key,
 };
 use crate::error::{Result, StoreError};
 use crate::format::{Location, ObjectRecord, SegmentRecord, reference_key};
@@ -25,8 +25,27 @@ pub(crate) struct Batch<'a> {
     index: &'a Index,
     /// As the journal has them.
     changes: Vec<u8>,
+    grown: Grown,
     /// What the index keeps about its own commits, in [`META`]; `None` where a key goes.
     notes: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+}
+
+/// The changes of a batch that others are made with.
+#[derive(Debug)]
+pub(crate) struct Changes {
+    bytes: Vec<u8>,
+    grown: Grown,
+}
+
+impl Changes {
+    /// Bytes that they take up in the journal.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
 }
 
 /// What the journal calls a family.
@@ -50,6 +69,7 @@ impl<'a> Batch<'a> {
         Self {
             index,
             changes: Vec::new(),
+            grown: Grown::default(),
             notes: Vec::new(),
         }
     }
@@ -59,14 +79,23 @@ impl<'a> Batch<'a> {
         &self.changes
     }
 
-    /// The same, for a group.
-    pub(crate) fn into_changes(self) -> Vec<u8> {
-        self.changes
+    /// What pages and windows come to by that.
+    pub(super) fn grown(&self) -> Grown {
+        self.grown
+    }
+
+    /// All that was changed, for a group.
+    pub(crate) fn into_changes(self) -> Changes {
+        Changes {
+            bytes: self.changes,
+            grown: self.grown,
+        }
     }
 
     /// Adds the changes of another batch, after those so far.
-    pub(crate) fn append(&mut self, changes: &[u8]) {
-        self.changes.extend_from_slice(changes);
+    pub(crate) fn append(&mut self, changes: &Changes) {
+        self.changes.extend_from_slice(&changes.bytes);
+        self.grown += changes.grown;
     }
 
     /// All of it for RocksDB.
@@ -138,20 +167,38 @@ impl<'a> Batch<'a> {
         self.change(family, key.as_ref(), None);
     }
 
-    pub(crate) fn put_page(&mut self, id: PageId, location: Location) {
+    /// Puts a page that there is not.
+    pub(crate) fn add_page(&mut self, id: PageId, location: Location) {
+        self.move_page(id, location);
+        self.grown.pages += 1;
+    }
+
+    /// Puts a page elsewhere than it is.
+    pub(crate) fn move_page(&mut self, id: PageId, location: Location) {
         self.put(PAGES, id.0, location.encode());
     }
 
+    /// Removes a page that there is.
     pub(crate) fn delete_page(&mut self, id: PageId) {
         self.delete(PAGES, id.0);
+        self.grown.pages -= 1;
     }
 
-    pub(crate) fn put_window(&mut self, id: WindowId, location: Location) {
+    /// Puts a window that there is not.
+    pub(crate) fn add_window(&mut self, id: WindowId, location: Location) {
+        self.move_window(id, location);
+        self.grown.windows += 1;
+    }
+
+    /// Puts a window elsewhere than it is.
+    pub(crate) fn move_window(&mut self, id: WindowId, location: Location) {
         self.put(WINDOWS, id.0, location.encode());
     }
 
+    /// Removes a window that there is.
     pub(crate) fn delete_window(&mut self, id: WindowId) {
         self.delete(WINDOWS, id.0);
+        self.grown.windows -= 1;
     }
 
     pub(crate) fn put_object(&mut self, id: ObjectId, record: &ObjectRecord) {

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::sync::{PoisonError, TryLockError};
 
-use super::{Batch, COMMITS, COUNTED, Count, FRAME, Index, Role, commit_key};
+use super::{Batch, COMMITS, COUNTED, Count, FRAME, Index, Role, TOTALS, commit_key};
 use crate::error::{Result, StoreError};
 use crate::journal::{Checkpointer, Journal};
 use crate::mark::Mark;
@@ -125,6 +125,10 @@ impl Index {
             count.marked = count.commits;
         }
         let number = count.commits + 1;
+        let totals = count.totals.and_then(|totals| totals.after(batch.grown()));
+        if let Some(totals) = totals {
+            batch.put_meta(TOTALS, totals.encode(number));
+        }
         if let Some(journal) = &mut count.journal {
             self.settle(journal, count.commits)?;
             batch.note(FRAME, journal.append(number, batch.changes())?);
@@ -135,7 +139,7 @@ impl Index {
         // frame alone, and then it is replayed.
         self.write(&batch, true)?;
         reached(Step::Put);
-        count.commits = number;
+        (count.commits, count.totals) = (number, totals);
         let marked = match &mut count.journal {
             Some(journal) => {
                 journal.confirm();

@@ -16,6 +16,7 @@ use super::{COMMITS, FRAME, Index, Role, failed};
 use crate::error::{self, Result, StoreError};
 use crate::journal::Tail;
 use crate::journal::frame::Digest;
+use crate::steps::{Step, reached};
 
 /// How a follower's index is to catch up.
 #[derive(Clone, Copy, Debug)]
@@ -160,31 +161,41 @@ impl Index {
             *tail = None;
         }
         let current = || Arc::clone(&db.read().unwrap_or_else(PoisonError::into_inner));
-        let replace = |fresh: Arc<DB>| {
-            *db.write().unwrap_or_else(PoisonError::into_inner) = fresh;
-        };
         self.prepare();
         let spare = || spare.lock().unwrap_or_else(PoisonError::into_inner).take();
         let (mut attempt, mut failure) = (1, None);
+        let mut is_of_another = false;
         loop {
+            // In the gate, which orders what others see.
             let caught_up = gate.alone(waits, |state| {
                 let caught_up = (|| {
-                    if let Some(fresh) = spare() {
-                        replace(fresh);
-                    }
-                    if is_another || attempt > 1 || !follow(&current()) {
+                    let mut fresh = spare();
+                    let mut caught_up = fresh.clone().unwrap_or_else(current);
+                    if is_another || attempt > 1 || !follow(&caught_up) {
                         outdated.store(true, Ordering::Relaxed);
                     }
-                    // In the gate, which orders what others see.
                     if outdated.load(Ordering::Relaxed) {
-                        replace(Arc::new(secondary(&self.path, scratch, *followed)?));
+                        caught_up = Arc::new(secondary(&self.path, scratch, *followed)?);
+                        reached(Step::Reopened);
+                        // A table that went while it was opened is taken for none (RocksDB opens what there is), and is there no more in the
+                        // list of tables that is read now.
+                        follow(&caught_up);
+                        fresh = Some(Arc::clone(&caught_up));
+                    }
+                    let found = last_commit(&caught_up)?;
+                    // Nobody is shown what is another store's, or lacks what counts.
+                    if let Some(identity) = identity {
+                        let whose = super::identity_in(&caught_up)?;
+                        is_of_another = whose.is_some_and(|whose| whose != identity);
+                        self.check(identity, whose, found.0, marked)?;
+                    }
+                    if let Some(fresh) = fresh {
+                        *db.write().unwrap_or_else(PoisonError::into_inner) = fresh;
                         outdated.store(false, Ordering::Relaxed);
                     }
-                    last_commit(&current())
+                    Ok(found)
                 })();
                 match caught_up {
-                    // Readers were told of more than it has, which stays on top until it has that.
-                    Ok((commits, _)) if commits < marked => {}
                     Ok(found) if !was_beyond && take_along(state, tail, marked, found) => {}
                     Ok((commits, frame)) => {
                         // What comes after what counts may be taken back, and is the journal's to tell once it counts.
@@ -205,16 +216,14 @@ impl Index {
                 // Not because somebody reads, if there was an attempt.
                 return failure.map_or(Ok(CaughtUp::NotAtAll), Err);
             };
-            let result = caught_up.and_then(|(commits, frame)| {
-                self.check(identity, commits, marked)?;
-                Ok(match frame {
-                    Some(frame) if identity.is_some() && commits > marked => {
-                        CaughtUp::Beyond(commits, frame)
-                    }
-                    _ => CaughtUp::Exactly,
-                })
+            let result = caught_up.map(|(commits, frame)| match frame {
+                Some(frame) if identity.is_some() && commits > marked => {
+                    CaughtUp::Beyond(commits, frame)
+                }
+                _ => CaughtUp::Exactly,
             });
-            if result.is_ok() || attempt == ATTEMPTS || self.is_of_another(identity) {
+            // What is tried again does not change whose it is.
+            if result.is_ok() || attempt == ATTEMPTS || is_of_another {
                 return result;
             }
             failure = result.err();
@@ -223,26 +232,24 @@ impl Index {
         }
     }
 
-    /// True when it is known to be another store's: what is tried again does not change that.
-    fn is_of_another(&self, identity: Option<[u8; 16]>) -> bool {
-        identity.is_some() && self.identity().is_ok_and(|found| found != identity)
-    }
-
-    fn check(&self, identity: Option<[u8; 16]>, commits: u64, least: u64) -> Result<()> {
-        let Some(identity) = identity else {
-            return Ok(());
+    /// Refuses what is not the index of the store `identity`, or has less than `least` commits.
+    fn check(
+        &self,
+        identity: [u8; 16],
+        whose: Option<[u8; 16]>,
+        commits: u64,
+        least: u64,
+    ) -> Result<()> {
+        let why = match whose {
+            None => error::lacks_tables(),
+            Some(whose) if whose != identity => error::another_store(),
+            Some(_) if commits < least => error::older("its index knows", commits, least),
+            Some(_) => return Ok(()),
         };
-        let refused = |why: String| StoreError::Refused {
+        Err(StoreError::Refused {
             path: self.path.parent().unwrap_or(&self.path).into(),
             why,
-        };
-        if self.identity()? != Some(identity) {
-            return Err(refused(error::another_store()));
-        }
-        if commits < least {
-            return Err(refused(error::older("its index knows", commits, least)));
-        }
-        Ok(())
+        })
     }
 }
 

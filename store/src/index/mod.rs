@@ -27,6 +27,7 @@ mod state;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod totals;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -40,7 +41,7 @@ use crate::journal::frame::Digest;
 use crate::journal::{self, Journal};
 use crate::mark::Mark;
 
-pub(crate) use batch::{Batch, follow_segments};
+pub(crate) use batch::{Batch, Changes, follow_segments};
 pub(crate) use following::{CaughtUp, Wanted};
 use gate::{Gate, Standstill};
 pub(crate) use inspection::Inspection;
@@ -55,6 +56,9 @@ pub use pending::Reads;
 pub use reader::Reader;
 pub(crate) use reader::shown;
 pub(crate) use reread::{Reread, families_with_damaged_tables};
+pub(crate) use totals::Grown;
+use totals::TOTALS;
+pub use totals::Totals;
 
 const EPOCH: &[u8] = b"epoch";
 const NEXT_SEGMENT: &[u8] = b"next-segment";
@@ -119,6 +123,8 @@ struct Count {
     first: u64,
     commits: u64,
     marked: u64,
+    /// Of the last one; `None` where it is not known.
+    totals: Option<Totals>,
     /// Absent in an index in the making, and where none could be begun.
     journal: Option<Journal>,
 }
@@ -180,6 +186,10 @@ impl Index {
         batch.note(FIRST_COMMIT, commits.to_le_bytes());
         batch.note(COMMITS, commits.to_le_bytes());
         batch.note(commit_key(commits), []);
+        // Otherwise whoever opens it counts them.
+        if let Ok(totals) = self.now().count_totals() {
+            batch.note(TOTALS, totals.encode(commits));
+        }
         if let Some(frame) = frame {
             batch.note(FRAME, frame);
         }
@@ -187,13 +197,7 @@ impl Index {
     }
 
     fn identity(&self) -> Result<Option<[u8; 16]>> {
-        let Some(value) = self.now().get(META, STORE)? else {
-            return Ok(None);
-        };
-        let identity = value.as_slice().try_into().map_err(|_| {
-            StoreError::Corrupt("the index's note of its store is not 16 bytes".into())
-        })?;
-        Ok(Some(identity))
+        self.with_db(identity_in)
     }
 
     /// Opens the index for writing; only one process can.
@@ -205,6 +209,7 @@ impl Index {
                     first: 0,
                     commits: 0,
                     marked,
+                    totals: None,
                     journal: None,
                 };
                 let role = Role::Primary {
@@ -240,7 +245,7 @@ impl Index {
             .sum()
     }
 
-    /// Reads the number of commits.
+    /// Reads the number of commits, and what they came to.
     fn recount(&self) -> Result<()> {
         let Role::Primary { count, .. } = &self.role else {
             return Ok(());
@@ -248,6 +253,7 @@ impl Index {
         let mut count = count.lock().unwrap_or_else(PoisonError::into_inner);
         count.first = self.now().counter(FIRST_COMMIT)?;
         count.commits = self.now().counter(COMMITS)?;
+        count.totals = self.now().totals()?;
         Ok(())
     }
 
@@ -386,6 +392,18 @@ impl Index {
 fn family<'a>(db: &'a DB, name: &'static str) -> &'a ColumnFamily {
     db.cf_handle(name)
         .expect("every family that is asked is opened or created with the database")
+}
+
+/// Whose index a database is.
+fn identity_in(db: &DB) -> Result<Option<[u8; 16]>> {
+    let found = db.get_cf(family(db, META), STORE);
+    let Some(value) = found.map_err(|source| failed("reading", source))? else {
+        return Ok(None);
+    };
+    let identity = value.as_slice().try_into();
+    let identity = identity
+        .map_err(|_| StoreError::Corrupt("the index's note of its store is not 16 bytes".into()))?;
+    Ok(Some(identity))
 }
 
 fn commit_key(number: u64) -> Vec<u8> {

@@ -21,7 +21,7 @@ pub(crate) struct Tail {
     directory: PathBuf,
     identity: [u8; 16],
     place: Place,
-    /// Its log, open while it is read: one that goes is not to keep its disk.
+    /// Its log, open while it is read: it may go, and is not to keep its disk then.
     log: Option<File>,
 }
 
@@ -87,83 +87,68 @@ impl Tail {
     pub(crate) fn go_on(
         &mut self,
         to: u64,
-        visit: impl FnMut(u64, &Digest, &[u8]) -> bool,
-    ) -> io::Result<bool> {
-        let before = self.place;
-        let told = self.read_on(to, visit);
-        self.stay_unless(&told, before);
-        told
-    }
-
-    fn read_on(
-        &mut self,
-        to: u64,
         mut visit: impl FnMut(u64, &Digest, &[u8]) -> bool,
     ) -> io::Result<bool> {
-        while self.place.last < to {
-            let length = match self.next_length()? {
-                None if self.turn()? => self.next_length()?,
-                found => found,
-            };
-            let Some(length) = length.filter(|length| *length <= MOST) else {
-                return Ok(false);
-            };
+        self.walk(to, |tail, length| {
+            if length > MOST {
+                return Ok(None);
+            }
             let mut rest = vec![0; length + DIGEST];
-            if self.read(&mut rest, self.place.at + HEAD as u64)? < rest.len() {
-                return Ok(false);
+            if tail.read(&mut rest, tail.place.at + HEAD as u64)? < rest.len() {
+                return Ok(None);
             }
             let (body, found) = rest.split_at_mut(length);
-            let number = self.place.last + 1;
+            let number = tail.place.last + 1;
             let head = frame::head(length as u32, number);
-            let digest = frame::digest(&self.place.follows, &head, body);
-            let Some(changes) = self.place.form.changes(body).filter(|_| *found == digest) else {
-                return Ok(false);
-            };
-            if !visit(number, &digest, changes) {
-                return Ok(false);
-            }
-            self.place.at += (HEAD + length + DIGEST) as u64;
-            self.place.last = number;
-            (self.place.follows, self.place.digest) = (digest, digest);
-        }
-        Ok(true)
+            let digest = frame::digest(&tail.place.follows, &head, body);
+            let changes = tail.place.form.changes(body);
+            let changes = changes.filter(|_| *found == digest);
+            let is_wanted = changes.is_some_and(|changes| visit(number, &digest, changes));
+            Ok(is_wanted.then_some(digest))
+        })
     }
 
     /// Goes on to the commit `to`, which counts, by one short read for each on the way, whatever it changes. That the frames are whole is not
     /// looked at: its digest is to be compared. False when they are not there, and then it is where it was.
     pub(crate) fn skip(&mut self, to: u64) -> io::Result<bool> {
-        let before = self.place;
-        let told = self.pass(to);
-        self.stay_unless(&told, before);
-        told
+        self.walk(to, |tail, length| {
+            let mut found = [0; DIGEST];
+            let read = tail.read(&mut found, tail.place.at + (HEAD + length) as u64)?;
+            Ok((read == DIGEST).then_some(found))
+        })
     }
 
-    fn stay_unless(&mut self, told: &io::Result<bool>, before: Place) {
+    /// Goes on to the commit `to`, frame by frame: `pass` is told the length of each and answers with its digest, if it is to be gone on with.
+    fn walk(
+        &mut self,
+        to: u64,
+        mut pass: impl FnMut(&mut Self, usize) -> io::Result<Option<Digest>>,
+    ) -> io::Result<bool> {
+        let before = self.place;
+        let mut steps = || {
+            while self.place.last < to {
+                let length = match self.next_length()? {
+                    None if self.turn()? => self.next_length()?,
+                    found => found,
+                };
+                let Some(length) = length else {
+                    return Ok(false);
+                };
+                let Some(digest) = pass(self, length)? else {
+                    return Ok(false);
+                };
+                self.place.at += (HEAD + length + DIGEST) as u64;
+                self.place.last += 1;
+                (self.place.follows, self.place.digest) = (digest, digest);
+            }
+            Ok(true)
+        };
+        let told = steps();
         if !matches!(told, Ok(true)) {
             self.place = before;
-            // It may have been another one.
-            self.log = None;
         }
-    }
-
-    fn pass(&mut self, to: u64) -> io::Result<bool> {
-        while self.place.last < to {
-            let length = match self.next_length()? {
-                None if self.turn()? => self.next_length()?,
-                found => found,
-            };
-            let Some(length) = length else {
-                return Ok(false);
-            };
-            self.place.at += (HEAD + length + DIGEST) as u64;
-            self.place.last += 1;
-            let mut found = [0; DIGEST];
-            if self.read(&mut found, self.place.at - DIGEST as u64)? < DIGEST {
-                return Ok(false);
-            }
-            (self.place.follows, self.place.digest) = (found, found);
-        }
-        Ok(true)
+        self.log = None;
+        told
     }
 
     /// Bytes of the next frame's body, if its head is here.
@@ -172,11 +157,6 @@ impl Tail {
         let read = self.read(&mut head, self.place.at)?;
         let next = frame::parse_head(&head).filter(|_| read == HEAD);
         Ok(next.and_then(|(length, number)| (number == self.place.last + 1).then_some(length)))
-    }
-
-    /// Closes its log until it is read again.
-    pub(crate) fn rest(&mut self) {
-        self.log = None;
     }
 
     /// Reads as much of `bytes` as its log has from `offset` on; nothing, where that has gone.

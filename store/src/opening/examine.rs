@@ -244,7 +244,7 @@ fn look_at_index(
     // Before the index, which a writer at work may be adding to.
     let mark = read_mark(directory, superblock)?;
     let index = Index::inspect_at(&directory.join(format::INDEX_DIRECTORY))
-        .map_err(|error| unreadable_index(directory, superblock, &error))?;
+        .map_err(|error| unreadable_index(directory, superblock, error))?;
     let files = backend.list().map_err(|error| {
         let advice = "put the segments back, or mount what holds them";
         refused(
@@ -308,7 +308,10 @@ fn check_parts(directory: &Path) -> Result<()> {
 }
 
 /// Wraps what RocksDB says of an index that cannot be opened.
-fn unreadable_index(directory: &Path, superblock: &Superblock, error: &StoreError) -> StoreError {
+fn unreadable_index(directory: &Path, superblock: &Superblock, error: StoreError) -> StoreError {
+    if error.is_for_lack_of_rights() {
+        return error;
+    }
     let why = format!(
         "its index cannot be read ({error}): check the disk (dmesg, smartctl), then put the \
          undamaged index back{}",

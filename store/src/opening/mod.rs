@@ -130,6 +130,7 @@ pub(crate) fn open(directory: &Path) -> Result<Opened> {
         );
     }
     index.bring_mark_up()?;
+    index.know_totals();
     let found = examined.lead.map(|lead| lead.found);
     if let Err(error) = keep_journal(directory, &mut superblock, &index, found) {
         // A store that has one may not be written to without it, and one that was begun is there.

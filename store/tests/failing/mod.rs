@@ -23,6 +23,23 @@ pub fn while_failing<T: Send>(call: c_long, errno: c_int, work: impl FnOnce() ->
     })
 }
 
+/// Does `work` in a thread of its own that may use of files what everybody may.
+#[allow(unsafe_code, reason = "there is no safe way to change a thread's user")]
+pub fn as_nobody<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    const NOBODY: libc::uid_t = 65_534;
+    std::thread::scope(|scope| {
+        let nobody = scope.spawn(|| {
+            // SAFETY: it changes the credentials of this thread alone, which ends with it (setfsuid(2)).
+            unsafe {
+                libc::setfsgid(NOBODY);
+                libc::setfsuid(NOBODY);
+            }
+            work()
+        });
+        nobody.join().unwrap()
+    })
+}
+
 /// Makes a call of this thread fail for as long as it lives.
 #[allow(unsafe_code, reason = "there is no safe way to install a filter")]
 pub fn fail(call: c_long, errno: c_int) {

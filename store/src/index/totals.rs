@@ -1,0 +1,161 @@
+//! How many pages and windows there are.
+//!
+//! To count them takes as long as there are many, so every commit says what it comes to, and of which commit that is. A program from before
+//! leaves the record as it was: that is noticed, and they are counted once.
+
+use std::ops::AddAssign;
+use std::sync::PoisonError;
+
+use super::{Index, META, PAGES, Reader, Role, WINDOWS};
+use crate::error::{Result, StoreError};
+
+pub(super) const TOTALS: &[u8] = b"totals";
+
+/// Pages and windows of an index.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Distinct pages.
+    pub pages: u64,
+    /// Windows stored densely.
+    pub windows: u64,
+}
+
+/// How many more there are after changes; fewer, where it is below zero.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Grown {
+    pub(super) pages: i64,
+    pub(super) windows: i64,
+}
+
+impl AddAssign for Grown {
+    fn add_assign(&mut self, other: Self) {
+        self.pages += other.pages;
+        self.windows += other.windows;
+    }
+}
+
+impl Totals {
+    /// What there is after changes; `None` where there cannot be so many.
+    pub(super) fn after(self, grown: Grown) -> Option<Self> {
+        Some(Self {
+            pages: self.pages.checked_add_signed(grown.pages)?,
+            windows: self.windows.checked_add_signed(grown.windows)?,
+        })
+    }
+
+    /// The record of the commit `number`.
+    pub(super) fn encode(self, number: u64) -> [u8; 24] {
+        let mut bytes = [0; 24];
+        for (place, value) in bytes
+            .chunks_exact_mut(8)
+            .zip([number, self.pages, self.windows])
+        {
+            place.copy_from_slice(&value.to_le_bytes());
+        }
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Option<(u64, Self)> {
+        let bytes: &[u8; 24] = bytes.try_into().ok()?;
+        let (values, _) = bytes.as_chunks::<8>();
+        let [number, pages, windows] = [0, 1, 2].map(|nth| u64::from_le_bytes(values[nth]));
+        Some((number, Self { pages, windows }))
+    }
+}
+
+impl Reader<'_> {
+    /// How many pages and windows there are, if the last commit says so.
+    pub fn totals(&self) -> Result<Option<Totals>> {
+        let Some(record) = self.get(META, TOTALS)? else {
+            return Ok(None);
+        };
+        let (number, totals) = Totals::decode(&record)
+            .ok_or_else(|| StoreError::Corrupt("the record of totals is not 24 bytes".into()))?;
+        Ok((number == self.commits()?).then_some(totals))
+    }
+
+    /// Counts them.
+    pub(super) fn count_totals(&self) -> Result<Totals> {
+        let count = |family| {
+            let mut count = 0;
+            self.scan(family, &[], |_, _| {
+                count += 1;
+                Ok(())
+            })?;
+            Ok::<_, StoreError>(count)
+        };
+        Ok(Totals {
+            pages: count(PAGES)?,
+            windows: count(WINDOWS)?,
+        })
+    }
+}
+
+impl Index {
+    /// Counts pages and windows if no commit has said how many there are. What cannot be read keeps them from being known, and nothing else.
+    pub(crate) fn know_totals(&self) {
+        let Role::Primary { count, .. } = &self.role else {
+            return;
+        };
+        let mut count = count.lock().unwrap_or_else(PoisonError::into_inner);
+        if count.totals.is_some() {
+            return;
+        }
+        match self.now().count_totals() {
+            Ok(totals) => count.totals = Some(totals),
+            Err(error) => tracing::warn!(%error, "pages are counted whenever somebody asks"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Store;
+    use crate::testing::{content, open, push};
+
+    #[test]
+    fn totals_are_read_as_they_were_written() {
+        let totals = Totals {
+            pages: u64::MAX,
+            windows: 7,
+        };
+        assert_eq!(Totals::decode(&totals.encode(9)), Some((9, totals)));
+        for length in [0, 23, 25] {
+            assert_eq!(Totals::decode(&vec![0; length]), None);
+        }
+    }
+
+    /// What a program leaves that does not know of the record, or one that could not read everything.
+    #[test]
+    fn a_record_of_another_commit_tells_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(directory.path());
+        push(&store, "a@1", &content(1, 20)).unwrap();
+        let told = |store: &Store| store.snapshot().totals().unwrap();
+        let pages = Some(20);
+        assert_eq!(told(&store).map(|totals| totals.pages), pages);
+        let stats = store.stats().unwrap();
+        let index = &store.view.index;
+        let commits = store.snapshot().commits().unwrap();
+        let mut batch = index.batch();
+        batch.note(TOTALS, Totals::default().encode(commits - 1));
+        index.write(&batch, true).unwrap();
+        assert_eq!((told(&store), store.stats().unwrap()), (None, stats));
+        drop(store);
+        let store = open(directory.path());
+        assert_eq!(told(&store), None, "no commit has told");
+        push(&store, "b@1", &content(2, 10)).unwrap();
+        assert_eq!(told(&store).map(|totals| totals.pages), Some(30));
+    }
+
+    #[test]
+    fn what_cannot_be_is_not_known() {
+        let of = |pages, windows| Totals { pages, windows };
+        let grown = |pages, windows| Grown { pages, windows };
+        assert_eq!(of(5, 1).after(grown(-5, 2)), Some(of(0, 3)));
+        assert_eq!(of(5, 1).after(grown(-6, 0)), None);
+        assert_eq!(of(5, 1).after(grown(0, -2)), None);
+        assert_eq!(of(u64::MAX, 0).after(grown(1, 0)), None);
+    }
+}
