@@ -20,11 +20,11 @@ pub(crate) fn put_places(
     for slot in slots {
         if let Some(page) = found[(slot - first) as usize] {
             let slot = Slot(slot);
-            batch.move_page(page, Location { segment, slot });
+            batch.note_page(page, Location { segment, slot });
         }
     }
     if is_window {
         let slot = Slot(first);
-        batch.move_window(name_of_window(found), Location { segment, slot });
+        batch.note_window(name_of_window(found), Location { segment, slot });
     }
 }

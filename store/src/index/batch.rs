@@ -11,9 +11,10 @@ use rocksdb::{DB, WriteBatch};
 use serde::Serialize;
 
 use super::options::FAMILIES;
+use super::totals::Grown;
 use super::{
-    EPOCH, Grown, Index, LIBRARIES, MANIFESTS, META, NEXT_SEGMENT, OBJECTS, PAGES, REFERENCES,
-    REGISTRY, SEGMENTS, TAGS, TOKENS, WINDOWS, places_key,
+    EPOCH, Index, LIBRARIES, MANIFESTS, META, NEXT_SEGMENT, OBJECTS, PAGES, REFERENCES, REGISTRY,
+    SEGMENTS, TAGS, TOKENS, WINDOWS, places_key,
 };
 use crate::error::{Result, StoreError};
 use crate::format::{Location, ObjectRecord, SegmentRecord, reference_key};
@@ -170,7 +171,7 @@ impl<'a> Batch<'a> {
     /// Puts a page that there is not.
     pub(crate) fn add_page(&mut self, id: PageId, location: Location) {
         self.move_page(id, location);
-        self.grown.pages += 1;
+        self.grow(1, 0);
     }
 
     /// Puts a page elsewhere than it is.
@@ -181,13 +182,13 @@ impl<'a> Batch<'a> {
     /// Removes a page that there is.
     pub(crate) fn delete_page(&mut self, id: PageId) {
         self.delete(PAGES, id.0);
-        self.grown.pages -= 1;
+        self.grow(-1, 0);
     }
 
     /// Puts a window that there is not.
     pub(crate) fn add_window(&mut self, id: WindowId, location: Location) {
         self.move_window(id, location);
-        self.grown.windows += 1;
+        self.grow(0, 1);
     }
 
     /// Puts a window elsewhere than it is.
@@ -198,7 +199,23 @@ impl<'a> Batch<'a> {
     /// Removes a window that there is.
     pub(crate) fn delete_window(&mut self, id: WindowId) {
         self.delete(WINDOWS, id.0);
-        self.grown.windows -= 1;
+        self.grow(0, -1);
+    }
+
+    fn grow(&mut self, pages: i64, windows: i64) {
+        self.grown += Grown::By { pages, windows };
+    }
+
+    /// Puts a page that was found somewhere, be it on record or not. How many there are is not known by that.
+    pub(crate) fn note_page(&mut self, id: PageId, location: Location) {
+        self.move_page(id, location);
+        self.grown = Grown::Unknown;
+    }
+
+    /// The same of a window.
+    pub(crate) fn note_window(&mut self, id: WindowId, location: Location) {
+        self.move_window(id, location);
+        self.grown = Grown::Unknown;
     }
 
     pub(crate) fn put_object(&mut self, id: ObjectId, record: &ObjectRecord) {

@@ -56,7 +56,6 @@ pub use pending::Reads;
 pub use reader::Reader;
 pub(crate) use reader::shown;
 pub(crate) use reread::{Reread, families_with_damaged_tables};
-pub(crate) use totals::Grown;
 use totals::TOTALS;
 pub use totals::Totals;
 

@@ -21,25 +21,52 @@ pub struct Totals {
 }
 
 /// How many more there are after changes; fewer, where it is below zero.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Grown {
-    pub(super) pages: i64,
-    pub(super) windows: i64,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Grown {
+    By {
+        pages: i64,
+        windows: i64,
+    },
+    /// Who made them did not look what there was.
+    Unknown,
+}
+
+impl Default for Grown {
+    fn default() -> Self {
+        Self::By {
+            pages: 0,
+            windows: 0,
+        }
+    }
 }
 
 impl AddAssign for Grown {
     fn add_assign(&mut self, other: Self) {
-        self.pages += other.pages;
-        self.windows += other.windows;
+        *self = match (*self, other) {
+            (
+                Self::By { pages, windows },
+                Self::By {
+                    pages: p,
+                    windows: w,
+                },
+            ) => Self::By {
+                pages: pages + p,
+                windows: windows + w,
+            },
+            _ => Self::Unknown,
+        };
     }
 }
 
 impl Totals {
-    /// What there is after changes; `None` where there cannot be so many.
+    /// What there is after changes; `None` where that is not known, or there cannot be so many.
     pub(super) fn after(self, grown: Grown) -> Option<Self> {
+        let Grown::By { pages, windows } = grown else {
+            return None;
+        };
         Some(Self {
-            pages: self.pages.checked_add_signed(grown.pages)?,
-            windows: self.windows.checked_add_signed(grown.windows)?,
+            pages: self.pages.checked_add_signed(pages)?,
+            windows: self.windows.checked_add_signed(windows)?,
         })
     }
 
@@ -152,10 +179,17 @@ mod tests {
     #[test]
     fn what_cannot_be_is_not_known() {
         let of = |pages, windows| Totals { pages, windows };
-        let grown = |pages, windows| Grown { pages, windows };
+        let grown = |pages, windows| Grown::By { pages, windows };
         assert_eq!(of(5, 1).after(grown(-5, 2)), Some(of(0, 3)));
         assert_eq!(of(5, 1).after(grown(-6, 0)), None);
         assert_eq!(of(5, 1).after(grown(0, -2)), None);
         assert_eq!(of(u64::MAX, 0).after(grown(1, 0)), None);
+        let mut sum = grown(2, -1);
+        sum += grown(3, 4);
+        assert_eq!(sum, grown(5, 3));
+        sum += Grown::Unknown;
+        assert_eq!((sum, of(5, 1).after(sum)), (Grown::Unknown, None));
+        sum += grown(1, 1);
+        assert_eq!(sum, Grown::Unknown);
     }
 }
