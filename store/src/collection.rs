@@ -275,6 +275,30 @@ impl<'a> Collection<'a> {
         Ok(made)
     }
 
+    /// The same for those of `pages` that are where it is said. All of a batch are looked up at once: commits wait meanwhile.
+    pub(crate) fn pages_in_batches(
+        &self,
+        pages: &[(PageId, Location)],
+        mut change: impl FnMut(&mut Barrier, &mut Batch<'_>, PageId, Location) -> Result<bool>,
+    ) -> Result<u64> {
+        let mut made = 0;
+        for chunk in pages.chunks(MAX_BATCH) {
+            let ids: Vec<_> = chunk.iter().map(|(id, _)| *id).collect();
+            self.locked(|writer| {
+                let barrier = running_barrier(writer)?;
+                let index = &self.store.view.index;
+                let mut batch = index.batch();
+                for ((id, at), found) in chunk.iter().zip(index.now().pages(&ids)?) {
+                    if found == Some(*at) {
+                        made += u64::from(change(barrier, &mut batch, *id, *at)?);
+                    }
+                }
+                batch.commit()
+            })?;
+        }
+        Ok(made)
+    }
+
     /// Removes library versions that still have no user, pin or lease and have been unused since
     /// `unused_before` or earlier; answers with those removed.
     pub fn delete_libraries(
@@ -363,13 +387,12 @@ impl<'a> Collection<'a> {
 
     /// Removes pages from the index, unless a commit refers to their slot.
     pub fn delete_pages(&self, pages: &[(PageId, Location)]) -> Result<u64> {
-        self.in_batches(pages, |barrier, batch, (id, location)| {
-            let moved = self.store.view.index.now().page(id)? != Some(*location);
-            if moved || barrier.protects(*location) {
-                return Ok(false);
+        self.pages_in_batches(pages, |barrier, batch, id, at| {
+            let goes = !barrier.protects(at);
+            if goes {
+                batch.delete_page(id);
             }
-            batch.delete_page(*id);
-            Ok(true)
+            Ok(goes)
         })
     }
 

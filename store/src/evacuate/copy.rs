@@ -21,6 +21,9 @@ use crate::segment::{Appender, Room};
 /// Disk that a copy leaves free: the index writes of what moved, and others write meanwhile.
 const SPARE_BYTES: u64 = 2 << 20;
 
+/// Bytes of a copy that are waited for at a time. Who syncs anything else meanwhile waits for all that the disk was given before.
+const SYNCED_BYTES: u64 = 2 << 20;
+
 /// What became of the attempt to copy a segment.
 pub(super) enum Copied {
     /// All of it is copied and durable.
@@ -288,12 +291,17 @@ fn with_spare(bytes: u64) -> u64 {
 struct Target<'a> {
     backend: &'a dyn Backend,
     files: HashMap<SegmentId, Arc<dyn SegmentFile>>,
+    /// Bytes written since the last sync.
+    unsynced: u64,
 }
 
 impl<'a> Target<'a> {
     fn new(backend: &'a dyn Backend) -> Self {
-        let files = HashMap::new();
-        Self { backend, files }
+        Self {
+            backend,
+            files: HashMap::new(),
+            unsynced: 0,
+        }
     }
 
     fn file(&mut self, id: SegmentId) -> Result<&dyn SegmentFile> {
@@ -307,7 +315,14 @@ impl<'a> Target<'a> {
     fn write(&mut self, at: Location, content: &[u8]) -> Result<()> {
         self.file(at.segment)?
             .write_all_at(content, at.slot.byte_offset())
-            .map_err(|source| StoreError::io("writing the segment", at.segment.to_string(), source))
+            .map_err(|source| {
+                StoreError::io("writing the segment", at.segment.to_string(), source)
+            })?;
+        self.unsynced += content.len() as u64;
+        if self.unsynced >= SYNCED_BYTES {
+            self.sync()?;
+        }
+        Ok(())
     }
 
     /// Gives the disk under a run of slots back.
@@ -320,7 +335,8 @@ impl<'a> Target<'a> {
     }
 
     /// Makes all that was written durable.
-    fn sync(&self) -> Result<()> {
+    fn sync(&mut self) -> Result<()> {
+        self.unsynced = 0;
         for (id, file) in &self.files {
             file.sync()
                 .map_err(|source| StoreError::io("syncing the segment", id.to_string(), source))?;

@@ -96,22 +96,20 @@ impl<'a> Redirection<'a> {
 
     /// Redirects entries of pages that have not followed an object.
     fn pages(&mut self) -> Result<()> {
-        let collection = self.collection;
-        let now = collection.store.view.index.now();
-        collection.in_batches(&self.survey.pages, |barrier, batch, (id, at)| {
-            if !self.sources.contains(&at.segment) || now.page(id)? != Some(*at) {
-                return Ok(false);
-            }
-            match self.moves.page(*at) {
-                Some(to) => batch.move_page(*id, to),
-                None if barrier.protects(*at) => {
-                    self.kept.insert(at.segment);
-                    return Ok(false);
+        let mut pages = self.survey.pages.clone();
+        pages.retain(|(_, at)| self.sources.contains(&at.segment));
+        self.collection
+            .pages_in_batches(&pages, |barrier, batch, id, at| {
+                match self.moves.page(at) {
+                    Some(to) => batch.move_page(id, to),
+                    None if barrier.protects(at) => {
+                        self.kept.insert(at.segment);
+                        return Ok(false);
+                    }
+                    None => batch.delete_page(id),
                 }
-                None => batch.delete_page(*id),
-            }
-            Ok(true)
-        })?;
+                Ok(true)
+            })?;
         Ok(())
     }
 
@@ -174,10 +172,17 @@ impl<'a> Redirection<'a> {
         // A window's pages move with it, whoever refers to them.
         let of_windows = entries.windows.iter().map(|(from, to)| (*from, *to));
         let of_windows = of_windows.flat_map(inside);
+        let mut named = Vec::new();
         for (from, to) in of_windows.chain(entries.pages.iter().copied()) {
-            if let Some(id) = self.survey.names.remove(&from)
-                && now.page(&id)? == Some(from)
-            {
+            if let Some(id) = self.survey.names.remove(&from) {
+                named.push((id, from, to));
+            }
+        }
+        // In order of keys, and all at once: commits wait meanwhile.
+        named.sort_unstable_by_key(|(id, ..)| *id);
+        let ids: Vec<_> = named.iter().map(|(id, ..)| *id).collect();
+        for ((id, from, to), found) in named.into_iter().zip(now.pages(&ids)?) {
+            if found == Some(from) {
                 batch.move_page(id, to);
             }
         }
