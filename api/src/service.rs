@@ -2,14 +2,14 @@
 
 use std::num::NonZeroU64;
 use std::ops::ControlFlow;
-use std::sync::{Arc, Mutex, TryLockError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
 use pool_core::digest::ObjectId;
 use pool_gc::{Cause, CollectOptions, CollectReport, Scrubbed};
 use pool_store::scrub::State as ScrubState;
-use pool_store::stats::{Counted, StoreStats};
+use pool_store::stats::StoreStats;
 use pool_store::{Progress, Spool, Store, now, time_of};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
@@ -84,7 +84,7 @@ struct Inner {
     scrubs: Turns,
     /// Held while it is looked into what somebody could not read.
     noting: Mutex<()>,
-    counted: Counted,
+    counted: Mutex<Option<Counted>>,
     full_disk: Notify,
 }
 
@@ -108,6 +108,14 @@ impl Room {
     }
 }
 
+/// Statistics and when they were counted: counting visits every page of the index.
+#[derive(Debug)]
+struct Counted {
+    generation: u64,
+    at: Instant,
+    stats: StoreStats,
+}
+
 impl Service {
     /// A service on an open store.
     pub fn new(store: Arc<Store>, gate: Gate, options: ServiceOptions) -> Self {
@@ -122,7 +130,7 @@ impl Service {
             metrics: Metrics::new(),
             scrubs: Turns::default(),
             noting: Mutex::default(),
-            counted: Counted::default(),
+            counted: Mutex::default(),
             full_disk: Notify::new(),
         }))
     }
@@ -313,7 +321,25 @@ impl Service {
 
     /// Statistics as of the last commit, or at most `max_age` old. Blocks.
     pub(crate) fn stats(&self, max_age: Duration) -> Result<StoreStats> {
-        Ok(self.0.counted.now(&self.0.store, max_age)?)
+        let generation = self.0.store.generation()?;
+        // Held while counting: those who ask meanwhile get the same count.
+        let mut counted = self
+            .0
+            .counted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = &*counted
+            && (known.generation == generation || known.at.elapsed() < max_age)
+        {
+            return Ok(known.stats.clone());
+        }
+        let stats = self.0.store.stats()?;
+        *counted = Some(Counted {
+            generation,
+            at: Instant::now(),
+            stats: stats.clone(),
+        });
+        Ok(stats)
     }
 
     /// A nameless file, in memory or on the store's own disk, for a body of so many bytes that is sent whole. Blocks.

@@ -1,12 +1,8 @@
 //! Counts for people: how much is kept, and how much keeping it once saves.
 
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
-
 use pool_core::page::PageCount;
 use serde::{Deserialize, Serialize};
 
-use crate::StoreView;
 use crate::error::Result;
 use crate::format::{SegmentKind, SegmentRecord, SegmentState};
 use crate::index::records::{self, Records};
@@ -48,47 +44,6 @@ pub struct StoreStats {
     /// What cannot be read and so is in no number, in words: of each kind of records the first.
     #[serde(default)]
     pub not_counted: Vec<String>,
-}
-
-/// What was counted last: counting visits every page of the index.
-#[derive(Debug, Default)]
-pub struct Counted(Mutex<Option<Count>>);
-
-#[derive(Debug)]
-struct Count {
-    generation: u64,
-    at: Instant,
-    stats: StoreStats,
-}
-
-impl Counted {
-    /// Statistics of a store as of the last commit, or at most `max_age` old. Those who ask while somebody counts wait, and get the same.
-    ///
-    /// # Errors
-    ///
-    /// See [`StoreView::stats`].
-    pub fn now(&self, view: &StoreView, max_age: Duration) -> Result<StoreStats> {
-        let generation = view.generation()?;
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = &*last
-            && (count.generation == generation || count.at.elapsed() < max_age)
-        {
-            return Ok(count.stats.clone());
-        }
-        let stats = view.stats()?;
-        *last = Some(Count {
-            generation,
-            at: Instant::now(),
-            stats: stats.clone(),
-        });
-        Ok(stats)
-    }
-
-    /// What was counted last, if anything was.
-    pub fn last(&self) -> Option<StoreStats> {
-        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        last.as_ref().map(|count| count.stats.clone())
-    }
 }
 
 impl Snapshot<'_> {

@@ -15,7 +15,6 @@ use pool_core::name::{ImageRef, LibraryRef, Name};
 use pool_core::page::PAGE_SIZE;
 use pool_store::format::{GENERATION_FILE, SUPERBLOCK_FILE};
 use pool_store::manifest::{ImageManifest, Timestamp};
-use pool_store::stats::Counted;
 use pool_store::{Held, Reads, Result, Snapshot, StoreError, StoreView};
 use serde::Serialize;
 use serde_json::json;
@@ -34,7 +33,6 @@ pub use found::{Content, Found};
 pub struct Contents {
     view: StoreView,
     cache: FoundCache,
-    counted: Counted,
     passthrough: Decision,
     /// When the store was made: the time of what has no time of its own.
     made: SystemTime,
@@ -47,7 +45,6 @@ impl Contents {
         Self {
             view,
             cache: FoundCache::default(),
-            counted: Counted::default(),
             passthrough,
             made,
         }
@@ -60,7 +57,7 @@ impl Contents {
 
     /// What is at `place` now, everything committed before the call included.
     pub fn find(&self, place: &Place) -> Result<Option<Found>> {
-        self.refresh_for(place)?;
+        self.view.refresh()?;
         self.find_at(&self.view.snapshot(), place)
     }
 
@@ -77,7 +74,7 @@ impl Contents {
         node: &Node,
         seen: impl Fn() -> Option<Found>,
     ) -> Result<Option<Found>> {
-        self.refresh_for(&node.place)?;
+        self.view.refresh()?;
         self.find_node_at(&self.view.snapshot(), node, &seen)
     }
 
@@ -87,7 +84,6 @@ impl Contents {
         node: &Node,
         seen: impl Fn() -> Option<Found>,
     ) -> Result<Option<Held<Found>>> {
-        self.refresh_for(&node.place)?;
         self.view.hold_at(|store| {
             let Some(found) = self.find_node_at(store, node, &seen)? else {
                 return Ok(None);
@@ -106,15 +102,6 @@ impl Contents {
             let holds = found.holds.clone();
             Ok(Some((found, holds, segments)))
         })
-    }
-
-    /// Makes everything committed before the call visible in a look at `place`.
-    fn refresh_for(&self, place: &Place) -> Result<()> {
-        if *place == Place::ServiceFile(ServiceFile::Stats) {
-            // Before there is a snapshot: it takes long, and nothing is caught up with while one lives.
-            self.counted.now(&self.view, Duration::ZERO)?;
-        }
-        self.view.refresh()
     }
 
     fn find_node_at(
@@ -203,11 +190,10 @@ impl Contents {
                 Ok(Some(rendered(bytes.into(), self.made, vec![])))
             }
             Place::ServiceFile(ServiceFile::Stats) => {
-                let stats = self.counted.last();
-                Ok(stats.map(|stats| {
-                    let bytes = to_json(&stats);
-                    rendered(bytes.into(), self.changed(), vec![])
-                }))
+                // Its time is that of the last commit, whatever that changed.
+                store.commits()?;
+                let bytes = to_json(&store.stats()?);
+                Ok(Some(rendered(bytes.into(), self.changed(), vec![])))
             }
         }
     }
@@ -429,7 +415,10 @@ impl Contents {
 fn is_decided_by_the_index(place: &Place) -> bool {
     matches!(
         place,
-        Place::LibraryFile(..) | Place::ImageFile(..) | Place::Object(_)
+        Place::LibraryFile(..)
+            | Place::ImageFile(..)
+            | Place::Object(_)
+            | Place::ServiceFile(ServiceFile::Stats)
     )
 }
 
