@@ -19,6 +19,7 @@ use crate::moment::Moment;
 use crate::precondition::Precondition;
 use crate::prepared::{Hand, Prepared};
 use crate::quota::Weighed;
+use crate::steps::{Step, reached};
 use crate::stored::Stored;
 use crate::upload::{CommitSummary, Target, UploadManifest};
 use crate::{Store, Writer, references};
@@ -242,6 +243,7 @@ impl<'a> Commit<'a, '_> {
                 prepared.sync_much()?;
                 Ok(planned)
             });
+            reached(Step::Planned);
             let writer = store.joining();
             let now = Moment::of(store, &writer);
             if matches!(planned, Err(Failed::Other)) {
@@ -250,8 +252,11 @@ impl<'a> Commit<'a, '_> {
             let stands = before.keeps(&now) && !before.sight.is_void(&now.sight);
             let is_first = !before.sight.is_before_others(&now.sight);
             let is_new = planned.as_ref().is_ok_and(Planned::is_new);
-            if stands && (is_first || !is_new || *plans == MOST_PLANS) {
+            if stands && (is_first || !is_new) {
                 return (writer, now, planned);
+            }
+            if stands && *plans == MOST_PLANS {
+                return (writer, now, planned.map(Planned::overtaken));
             }
             if pages <= FEW_PAGES {
                 return self.plan_under(writer, prepared, plans);

@@ -67,6 +67,12 @@ impl Planned<'_> {
     pub(crate) fn is_new(&self) -> bool {
         !self.batch.is_empty()
     }
+
+    /// The same after others have committed, who may have stored some of it as well.
+    pub(crate) fn overtaken(mut self) -> Self {
+        self.batch.overtaken();
+        self
+    }
 }
 
 impl<'a, 'w> Intake<'a, 'w> {

@@ -5,6 +5,8 @@
 //! the index says at that moment, as a commit would find it. A stop at any instruction leaves an object at the one place
 //! or at the other, and the record of the slot until nothing refers to it.
 
+use std::collections::HashSet;
+
 use pool_core::digest::{ObjectId, PageId, WindowId};
 use pool_core::extent::{Extent, ExtentMap};
 use pool_core::page::{PAGE_SIZE, PAGES_PER_WINDOW, WINDOW_SIZE};
@@ -217,12 +219,14 @@ impl Store {
             let _writer = self.writer();
             let mut next = DamagedSlots::clone(&self.damage());
             let mut batch = self.view.index.batch();
+            // Each once, of however many slots of it are over.
+            let mut windows = HashSet::new();
             for at in over {
                 let Some(expected) = next.get(*at) else {
                     continue;
                 };
                 if used.get(*at).is_none() {
-                    self.delete_entries(&mut batch, *at, expected)?;
+                    self.delete_entries(&mut batch, *at, expected, &mut windows)?;
                 }
                 batch.delete_damaged(*at);
                 next.forget(*at);
@@ -240,6 +244,7 @@ impl Store {
         batch: &mut crate::index::Batch<'_>,
         at: Location,
         expected: Expected,
+        windows: &mut HashSet<WindowId>,
     ) -> Result<()> {
         let index = self.view.index.now();
         if let Some(id) = expected.page
@@ -249,6 +254,7 @@ impl Store {
         }
         if let Some(id) = expected.window
             && index.window(&id)? == Some(window_around(at))
+            && windows.insert(id)
         {
             batch.delete_window(id);
         }

@@ -83,6 +83,11 @@ impl Snapshot<'_> {
         if let Some(totals) = self.totals()? {
             stats.stored_pages = PageCount(totals.pages);
             stats.dense_windows = totals.windows;
+        } else if !self.follows_pages() {
+            unread.push(
+                "pages and windows: no commit of this release has said how many there are; pool stats counts them"
+                    .into(),
+            );
         } else {
             self.count(&records::PAGES, &mut unread, |_| {
                 stats.stored_pages += PageCount(1);

@@ -3,6 +3,8 @@
 /// What has just been done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Step {
+    /// A commit was planned, without the writer's lock.
+    Planned,
     /// A group was taken to be made durable.
     Taken,
     /// The segments that it wrote to were synced.

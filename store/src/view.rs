@@ -271,8 +271,9 @@ impl StoreView {
         self.snapshot().tokens()
     }
 
-    /// See [`Snapshot::stats`].
+    /// See [`Snapshot::stats`]. In the process that writes, what had to be counted for it once is known from then on.
     pub fn stats(&self) -> Result<StoreStats> {
+        self.index.know_totals();
         self.snapshot().stats()
     }
 

@@ -4,12 +4,12 @@
 
 mod common;
 
-use common::{assert_stored, content, negotiate, open, push_image, push_library};
+use common::{assert_stored, assert_totals, content, negotiate, open, push_image, push_library};
 use pool_core::page::{PAGE_SIZE, PAGES_PER_WINDOW, WINDOW_SIZE};
 use pool_core::{ObjectId, PageCount};
-use pool_store::StoreError;
 use pool_store::placement::Placement;
 use pool_store::upload::page_ids;
+use pool_store::{Store, StoreError};
 
 const DENSE: Placement = Placement::Windows { phase: 0 };
 
@@ -251,25 +251,13 @@ fn commits_say_how_many_pages_there_are() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("store");
     let mut store = open(&path);
-    let told = |store: &pool_store::Store| {
-        let shown = store.snapshot();
-        let told = shown.totals().unwrap().expect("the last commit tells");
-        let (mut pages, mut windows) = (0, 0);
-        let counted = shown.for_each_page(|_, _| {
-            pages += 1;
-            Ok(())
-        });
-        counted.unwrap();
-        let counted = shown.for_each_window(|_, _| {
-            windows += 1;
-            Ok(())
-        });
-        counted.unwrap();
-        assert_eq!((told.pages, told.windows), (pages, windows));
-        (pages, windows)
+    let told = |store: &Store| {
+        assert_totals(store);
+        let totals = store.snapshot().totals().unwrap().unwrap();
+        (totals.pages, totals.windows)
     };
     assert_eq!(told(&store), (0, 0));
-    let pushed = |store: &pool_store::Store, name: &str, seed, pages, placement| {
+    let pushed = |store: &Store, name: &str, seed, pages, placement| {
         push_library(store, name, &content(seed, pages), placement).unwrap();
     };
     pushed(&store, "a@1", 1, 10, Placement::Sparse);

@@ -9,8 +9,8 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use common::{
-    announcement, assert_stored, content, description, image_target, library_ref, negotiate, open,
-    push_library, read_object,
+    announcement, assert_stored, assert_totals, content, description, image_target, library_ref,
+    negotiate, open, push_library, read_object,
 };
 use pool_core::extent::Extent;
 use pool_core::page::PAGE_SIZE;
@@ -312,16 +312,21 @@ fn what_is_right_again_and_what_nobody_has_is_forgotten() {
     assert_eq!(store.mend().unwrap().slots, 2);
     assert_eq!(store.unknown_objects(ids).unwrap(), []);
 
-    flip(directory.path(), &store, &two, 1);
+    // Two pages of one window.
+    for page in [1, 3] {
+        flip(directory.path(), &store, &two, page);
+    }
     store.note_damaged(&ids).unwrap();
     store.delete_library(&library_ref("two@1")).unwrap();
     let collection = store.begin_collection().unwrap();
     assert_eq!(collection.delete_objects(&ids[1..]).unwrap(), 1);
     drop(collection);
-    assert_eq!(store.mend().unwrap().slots, 1);
+    assert_eq!(store.mend().unwrap().slots, 2);
+    assert_totals(&store);
     // The entries went with it: what the next one brings is written.
     push_library(&store, "two@1", &two, DENSE).unwrap();
     assert_stored(&store, &two);
+    assert_totals(&store);
 }
 
 #[test]

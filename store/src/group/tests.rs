@@ -533,6 +533,10 @@ fn a_group_is_there_whole_or_not_at_all_wherever_it_stops() {
         work(move || {
             // Whoever leads.
             steps::at_each(move |step| {
+                // Several plan at a time.
+                if step < Step::Taken {
+                    return;
+                }
                 let to = root.join(format!("{step:?}"));
                 let mut copy = Command::new("cp");
                 copy.args(["-a", "--sparse=always"]).arg(&from).arg(&to);

@@ -206,6 +206,11 @@ impl<'a> Batch<'a> {
         self.grown += Grown::By { pages, windows };
     }
 
+    /// Somebody may have put by now what is added.
+    pub(crate) fn overtaken(&mut self) {
+        self.grown = Grown::Unknown;
+    }
+
     /// Puts a page that was found somewhere, be it on record or not. How many there are is not known by that.
     pub(crate) fn note_page(&mut self, id: PageId, location: Location) {
         self.move_page(id, location);

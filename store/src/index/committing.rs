@@ -125,7 +125,8 @@ impl Index {
             count.marked = count.commits;
         }
         let number = count.commits + 1;
-        let totals = count.totals.and_then(|totals| totals.after(batch.grown()));
+        let grown = batch.grown();
+        let totals = count.totals.and_then(|totals| totals.after(grown));
         if let Some(totals) = totals {
             batch.put_meta(TOTALS, totals.encode(number));
         }
@@ -140,6 +141,7 @@ impl Index {
         self.write(&batch, true)?;
         reached(Step::Put);
         (count.commits, count.totals) = (number, totals);
+        count.course.note(grown);
         let marked = match &mut count.journal {
             Some(journal) => {
                 journal.confirm();

@@ -56,8 +56,8 @@ pub use pending::Reads;
 pub use reader::Reader;
 pub(crate) use reader::shown;
 pub(crate) use reread::{Reread, families_with_damaged_tables};
-use totals::TOTALS;
 pub use totals::Totals;
+use totals::{Course, TOTALS};
 
 const EPOCH: &[u8] = b"epoch";
 const NEXT_SEGMENT: &[u8] = b"next-segment";
@@ -124,6 +124,8 @@ struct Count {
     marked: u64,
     /// Of the last one; `None` where it is not known.
     totals: Option<Totals>,
+    /// Of all since it was opened.
+    course: Course,
     /// Absent in an index in the making, and where none could be begun.
     journal: Option<Journal>,
 }
@@ -209,6 +211,7 @@ impl Index {
                     commits: 0,
                     marked,
                     totals: None,
+                    course: Course::default(),
                     journal: None,
                 };
                 let role = Role::Primary {

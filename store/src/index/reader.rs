@@ -68,6 +68,11 @@ impl<'a> Reader<'a> {
         self.index.check_has(family)
     }
 
+    /// False of a reader that does not [know single pages](crate::StoreView::follow_closely).
+    pub fn follows_pages(&self) -> bool {
+        self.check_has(PAGES).is_ok()
+    }
+
     fn stands_still(&self) -> Option<&State> {
         match &self.pin {
             Some(Pin::Standstill(standstill)) => Some(standstill.state()),

@@ -58,6 +58,38 @@ impl AddAssign for Grown {
     }
 }
 
+/// What commits have come to, one after the other.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Course {
+    pages: i64,
+    windows: i64,
+    /// Commits of which that is not known.
+    unknown: u64,
+}
+
+impl Course {
+    pub(super) fn note(&mut self, grown: Grown) {
+        match grown {
+            Grown::By { pages, windows } => {
+                self.pages += pages;
+                self.windows += windows;
+            }
+            Grown::Unknown => self.unknown += 1,
+        }
+    }
+
+    /// What those have come to that were made since it was at `before`.
+    fn since(self, before: Self) -> Grown {
+        if self.unknown != before.unknown {
+            return Grown::Unknown;
+        }
+        Grown::By {
+            pages: self.pages - before.pages,
+            windows: self.windows - before.windows,
+        }
+    }
+}
+
 impl Totals {
     /// What there is after changes; `None` where that is not known, or there cannot be so many.
     pub(super) fn after(self, grown: Grown) -> Option<Self> {
@@ -119,26 +151,47 @@ impl Reader<'_> {
 }
 
 impl Index {
-    /// Counts pages and windows if no commit has said how many there are. What cannot be read keeps them from being known, and nothing else.
+    /// Counts pages and windows if no commit has said how many there are, and has the index say so. Others commit meanwhile. What cannot be read,
+    /// or a commit of which nobody knows what it comes to, keeps them from being known, and nothing else.
     pub(crate) fn know_totals(&self) {
         let Role::Primary { count, .. } = &self.role else {
             return;
         };
-        let mut count = count.lock().unwrap_or_else(PoisonError::into_inner);
-        if count.totals.is_some() {
-            return;
-        }
-        match self.now().count_totals() {
-            Ok(totals) => count.totals = Some(totals),
-            Err(error) => tracing::warn!(%error, "pages are counted whenever somebody asks"),
+        let count = || count.lock().unwrap_or_else(PoisonError::into_inner);
+        let (state, before) = {
+            let count = count();
+            if count.totals.is_some() {
+                return;
+            }
+            // While no commit is made.
+            (self.pinned(), count.course)
+        };
+        let counted = state.count_totals();
+        drop(state);
+        let mut count = count();
+        let known = counted.and_then(|counted| {
+            let Some(totals) = counted.after(count.course.since(before)) else {
+                return Ok(());
+            };
+            count.totals = Some(totals);
+            let mut batch = self.batch();
+            batch.note(TOTALS, totals.encode(count.commits));
+            self.write(&batch, false)
+        });
+        if let Err(error) = known {
+            tracing::warn!(%error, "pages are counted whenever somebody asks");
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::thread;
+
     use super::*;
     use crate::Store;
+    use crate::steps::{self, Step};
     use crate::testing::{content, open, push};
 
     #[test]
@@ -171,9 +224,49 @@ mod tests {
         assert_eq!((told(&store), store.stats().unwrap()), (None, stats));
         drop(store);
         let store = open(directory.path());
-        assert_eq!(told(&store), None, "no commit has told");
+        assert_eq!(
+            told(&store).map(|totals| totals.pages),
+            pages,
+            "they were counted"
+        );
         push(&store, "b@1", &content(2, 10)).unwrap();
         assert_eq!(told(&store).map(|totals| totals.pages), Some(30));
+    }
+
+    #[test]
+    fn pages_that_others_have_brought_meanwhile_are_counted_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Arc::new(open(directory.path()));
+        let bytes = content(1, 1500);
+        // Each time that it is planned others are quicker, and in the end with pages of its own.
+        let (others, first) = (Arc::clone(&store), bytes[..40 * 4096].to_vec());
+        let mut plans = 0;
+        steps::at_each(move |step| {
+            if step == Step::Planned {
+                plans += 1;
+                let store = &others;
+                let bytes = match plans {
+                    1 | 2 => content(100 + plans, 1),
+                    _ => first.clone(),
+                };
+                let name = format!("other{plans}@1");
+                let pushed = || push(store, &name, &bytes).unwrap();
+                thread::scope(|scope| scope.spawn(pushed).join().unwrap());
+            }
+        });
+        push(&store, "large@1", &bytes).unwrap();
+        steps::at_each(|_| ());
+        let shown = store.snapshot();
+        let counted = shown.count_totals().unwrap();
+        assert_eq!(counted.pages, 1502);
+        // It is not known before somebody asks.
+        assert_eq!(shown.totals().unwrap(), None);
+        drop(shown);
+        assert_eq!(store.stats().unwrap().stored_pages.0, 1502);
+        assert_eq!(store.snapshot().totals().unwrap(), Some(counted));
+        push(&store, "last@1", &content(9, 3)).unwrap();
+        let pages = store.snapshot().totals().unwrap().unwrap().pages;
+        assert_eq!(pages, 1505);
     }
 
     #[test]
@@ -191,5 +284,22 @@ mod tests {
         assert_eq!((sum, of(5, 1).after(sum)), (Grown::Unknown, None));
         sum += grown(1, 1);
         assert_eq!(sum, Grown::Unknown);
+    }
+
+    #[test]
+    fn what_was_made_meanwhile_is_added_to_what_was_counted() {
+        let grown = |pages, windows| Grown::By { pages, windows };
+        let mut course = Course::default();
+        course.note(grown(100, 5));
+        let before = course;
+        assert_eq!(course.since(before), grown(0, 0));
+        course.note(grown(3, 0));
+        course.note(grown(-10, 1));
+        assert_eq!(course.since(before), grown(-7, 1));
+        course.note(Grown::Unknown);
+        assert_eq!(course.since(before), Grown::Unknown);
+        let before = course;
+        course.note(grown(1, 0));
+        assert_eq!(course.since(before), grown(1, 0));
     }
 }

@@ -19,7 +19,7 @@ use pool_core::registry::ReservationRequest;
 use pool_core::{ObjectId, PageCount};
 use pool_store::placement::Placement;
 use pool_store::upload::{CommitSummary, Content, Target, UploadManifest, UploadObject, padded};
-use pool_store::{Result, Store, StoreError, StoreOptions, StoreView};
+use pool_store::{Result, Store, StoreError, StoreOptions, StoreView, Totals};
 pub use pool_tests::content::content;
 use pool_tests::wait;
 
@@ -199,6 +199,25 @@ pub fn read_object(view: &StoreView, id: ObjectId) -> Vec<u8> {
     let record = view.object(id).unwrap().expect("the object is stored");
     view.read(&record.map, 0, record.map.length as usize)
         .unwrap()
+}
+
+/// What commits have said of the number of pages is so, if it is known.
+pub fn assert_totals(store: &Store) {
+    let shown = store.snapshot();
+    let mut counted = Totals::default();
+    let scanned = shown.for_each_page(|_, _| {
+        counted.pages += 1;
+        Ok(())
+    });
+    scanned.unwrap();
+    let scanned = shown.for_each_window(|_, _| {
+        counted.windows += 1;
+        Ok(())
+    });
+    scanned.unwrap();
+    if let Some(told) = shown.totals().unwrap() {
+        assert_eq!(told, counted);
+    }
 }
 
 pub fn assert_stored(view: &StoreView, bytes: &[u8]) {
