@@ -12,9 +12,10 @@ use std::process::{Command, Output};
 use operator::{Operator, PROCESS, libc_number};
 use pool_tests::memory_group::MemoryGroup;
 use pool_tests::requirements::needs;
-use world::{Running, text};
+use world::{Running, World, text};
 
 const TAKE: &str = include_str!("programs/take.c");
+const LENGTHS: &str = include_str!("programs/lengths.c");
 const PROTECT: &str = include_str!("programs/protect.c");
 const RESERVE: &str = include_str!("programs/reserve.c");
 const TABLES: &str = include_str!("programs/tables.c");
@@ -92,6 +93,25 @@ fn memory_may_be_sparse_and_reserved_and_what_is_only_read_is_bounded() {
     assert_eq!(
         text(&found.stdout),
         "8 GiB to read\nmore by other calls: 0\n"
+    );
+}
+
+/// Whatever a guest says of a length, it is whole pages that it has then.
+#[test]
+fn what_is_only_read_counts_by_whole_pages() {
+    if !needs(&["root"]) {
+        return;
+    }
+    let mut world = World::new();
+    world.build("lengths", "gcc", &[], LENGTHS);
+    let options = [&PROCESS[..], &["--memory", "1M"]].concat();
+    let found = world.granted("lengths", &options, &["/data/file"]).output();
+    let found = found.unwrap();
+    assert_eq!(
+        text(&found.stdout),
+        "twice: 0 0 0\n1 bytes each: 1\n2049 bytes each: 1\n4097 bytes each: 0\n",
+        "{}",
+        text(&found.stderr)
     );
 }
 

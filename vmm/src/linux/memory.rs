@@ -55,8 +55,8 @@ pub(super) fn pages(start: u64, length: u64) -> Result<(u64, Option<u64>), Errno
     Ok((start, start.checked_add(aligned(length))))
 }
 
-/// `length` up to whole pages; nothing if that is too much for a number.
-pub(super) fn aligned(length: u64) -> u64 {
+/// `length` up to whole pages, as the kernel has it: nothing if that is too much for a number.
+pub(crate) fn aligned(length: u64) -> u64 {
     length.checked_next_multiple_of(PAGE_SIZE).unwrap_or(0)
 }
 

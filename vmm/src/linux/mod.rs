@@ -54,6 +54,7 @@ use self::futex::Futexes;
 pub use self::host::DiskCall;
 use self::limits::Limits;
 pub(crate) use self::limits::unbound_files;
+pub(crate) use self::memory::aligned;
 pub(crate) use self::process::PID;
 use self::processor_time::Meter;
 use self::records::Kept;

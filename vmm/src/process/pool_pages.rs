@@ -6,6 +6,7 @@
 //! move one is said by its registers.
 
 use super::ptrace::Registers;
+use crate::linux::aligned;
 use crate::plan::{Content, Plan};
 
 /// Start and end of each, in order.
@@ -27,7 +28,7 @@ impl PoolPages {
     /// Whether `mremap` with these registers would move some, or have them twice. One that shrinks in place does not.
     pub(super) fn would_move(&self, registers: &Registers) -> bool {
         let (old, flags) = (registers.rdi, registers.r10);
-        let [length, new_length] = [registers.rsi, registers.rdx].map(whole_pages);
+        let [length, new_length] = [registers.rsi, registers.rdx].map(aligned);
         let fixed = flags & libc::MREMAP_FIXED as u64 != 0;
         if !fixed && length > 0 && new_length <= length {
             return false;
@@ -39,11 +40,6 @@ impl PoolPages {
         let first = self.0.partition_point(|&(_, past)| past <= old);
         self.0.get(first).is_some_and(|&(start, _)| start < end)
     }
-}
-
-/// As the kernel rounds lengths, the largest to nothing.
-fn whole_pages(length: u64) -> u64 {
-    length.wrapping_add(pool_core::PAGE_SIZE - 1) & !(pool_core::PAGE_SIZE - 1)
 }
 
 #[cfg(test)]

@@ -1,14 +1,19 @@
 //! What the guest's calls about memory can make it have.
+//!
+//! The kernel takes whole pages, so lengths are rounded as it rounds them before anything is counted: one byte is a page, and
+//! what is too much for a number is nothing, to which it answers with an error or, as `old_size` of `mremap`, by having
+//! what is mapped a second time.
 
 use super::limits::with_tables;
 use super::ptrace::Registers;
+use crate::linux::aligned;
 
 /// The most bytes that this call can make the guest have, with the tables to find them by.
 pub(super) fn most_taken(registers: &Registers) -> u64 {
     match registers.orig_rax as i64 {
-        libc::SYS_mremap => with_tables(registers.rdx),
+        libc::SYS_mremap => with_tables(aligned(registers.rdx)),
         _ if registers.rdx as i32 == libc::PROT_NONE => 0,
-        _ => with_tables(registers.rsi),
+        _ => with_tables(aligned(registers.rsi)),
     }
 }
 
@@ -18,10 +23,10 @@ pub(super) fn newly_readable(registers: &Registers) -> u64 {
     let writable = protection & libc::PROT_WRITE != 0;
     let private = plain(registers.r10) & libc::MAP_TYPE as u64 == libc::MAP_PRIVATE as u64;
     match registers.orig_rax as i64 {
-        libc::SYS_mremap => registers.rdx.saturating_sub(registers.rsi),
+        libc::SYS_mremap => aligned(registers.rdx).saturating_sub(aligned(registers.rsi)),
         _ if protection == libc::PROT_NONE => 0,
         libc::SYS_mmap if writable && private => 0,
-        _ => registers.rsi,
+        _ => aligned(registers.rsi),
     }
 }
 
@@ -102,6 +107,19 @@ mod tests {
             (libc::SYS_mprotect, [1 << 40, 3, 0], 1 << 40),
             (libc::SYS_mremap, [4096, 1 << 40, 1], (1 << 40) - 4096),
             (libc::SYS_mremap, [1 << 40, 4096, 1], 0),
+            // What is too long for a number is nothing: what is mapped is had twice.
+            (libc::SYS_mremap, [u64::MAX, 1 << 40, 1], 1 << 40),
+            (libc::SYS_mremap, [u64::MAX - 4094, 1 << 40, 1], 1 << 40),
+            (libc::SYS_mremap, [u64::MAX - 4095, 1 << 40, 1], 0),
+            (libc::SYS_mremap, [0, 1, 1], 4096),
+            (libc::SYS_mremap, [1, 4097, 1], 4096),
+            (libc::SYS_mremap, [4096, u64::MAX, 1], 0),
+            (libc::SYS_mprotect, [1, 1, 0], 4096),
+            (libc::SYS_mprotect, [4097, 1, 0], 8192),
+            (libc::SYS_mprotect, [u64::MAX, 1, 0], 0),
+            (libc::SYS_mmap, [1, 1, 0x22], 4096),
+            (libc::SYS_mmap, [4097, 3, 0x01], 8192),
+            (libc::SYS_mmap, [u64::MAX, 1, 0x22], 0),
         ] {
             (registers.orig_rax, registers.rsi) = (call as u64, rsi);
             (registers.rdx, registers.r10) = (rdx, r10);
@@ -122,7 +140,12 @@ mod tests {
             (libc::SYS_mmap, [2 << 20, 0], 0),
             (libc::SYS_mprotect, [2 << 20, 1], (2 << 20) + 7 * 4096),
             (libc::SYS_mremap, [4096, 2 << 20], (2 << 20) + 7 * 4096),
-            (libc::SYS_mmap, [u64::MAX, 3], u64::MAX),
+            (libc::SYS_mmap, [1, 3], 7 * 4096 + 8),
+            (libc::SYS_mprotect, [4097, 3], 8 * 4096 + 16),
+            (libc::SYS_mremap, [4096, 4097], 8 * 4096 + 16),
+            // The kernel refuses it.
+            (libc::SYS_mmap, [u64::MAX, 3], 6 * 4096),
+            (libc::SYS_mmap, [u64::MAX - 4095, 3], u64::MAX),
         ] {
             registers.orig_rax = call as u64;
             (registers.rsi, registers.rdx) = (rsi, rdx);
