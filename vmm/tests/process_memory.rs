@@ -7,7 +7,8 @@ mod support;
 mod world;
 
 use std::fs;
-use std::process::{Command, Output};
+use std::io::Read as _;
+use std::process::{Command, Output, Stdio};
 
 use operator::{Operator, PROCESS, libc_number};
 use pool_tests::memory_group::MemoryGroup;
@@ -16,6 +17,7 @@ use world::{Running, World, text};
 
 const TAKE: &str = include_str!("programs/take.c");
 const LENGTHS: &str = include_str!("programs/lengths.c");
+const NAMES: &str = include_str!("programs/names.c");
 const PROTECT: &str = include_str!("programs/protect.c");
 const RESERVE: &str = include_str!("programs/reserve.c");
 const TABLES: &str = include_str!("programs/tables.c");
@@ -113,6 +115,30 @@ fn what_is_only_read_counts_by_whole_pages() {
         "{}",
         text(&found.stderr)
     );
+}
+
+/// What the kernel tells of a guest's areas is as long as the guest likes: some 40 MiB here.
+#[test]
+fn what_is_told_of_areas_is_not_kept() {
+    const TIMES: &str = "400";
+    const MOST: u64 = 16 << 10;
+    if !needs(&["root"]) {
+        return;
+    }
+    let mut world = World::new();
+    world.build("names", "gcc", &[], NAMES);
+    let options = [&PROCESS[..], &["--memory", "4M"]].concat();
+    let mut command = world.granted("names", &options, &["/data", TIMES]);
+    let mut running = Running(command.stdout(Stdio::piped()).spawn().unwrap());
+    running.guest_in_call(libc_number("pause"));
+    let mut said = [0; 64];
+    let mut output = running.0.stdout.take().unwrap();
+    let length = output.read(&mut said).unwrap();
+    assert_eq!(text(&said[..length]), format!("{TIMES} mapped, then 0\n"));
+    let status = fs::read_to_string(format!("/proc/{}/status", running.0.id())).unwrap();
+    let peak = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+    let peak = peak.unwrap().trim().strip_suffix(" kB").unwrap();
+    assert!(peak.parse::<u64>().unwrap() <= MOST, "{peak} KiB");
 }
 
 #[test]

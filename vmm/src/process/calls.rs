@@ -18,9 +18,10 @@ use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
 
+use super::areas::Areas;
 use super::begin::Begin;
 use super::change::Change;
-use super::counts::{has_shared_zeros, most, readable, used, used_by_areas};
+use super::counts::{Tables, most, own_memory, readable, used};
 use super::limits::{Limits, core, with_tables};
 use super::listener::Listener;
 use super::pool_pages::PoolPages;
@@ -89,7 +90,7 @@ pub(super) struct Calls {
     pub(super) standard_pipe: bool,
     /// `/proc/PID/status` and `maps`, opened while this process may open files.
     status: File,
-    maps: File,
+    pub(super) areas: Areas,
     /// `smaps_rollup`, which tells of the memory of a process whose first thread has ended, and takes longer.
     rollup: File,
     text: Vec<u8>,
@@ -150,7 +151,7 @@ impl Calls {
                 .any(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo),
             standard: standard.map(|stat| (stat.st_dev, stat.st_ino)).to_vec(),
             status: open("status")?,
-            maps: open("maps")?,
+            areas: Areas::of(guest)?,
             rollup: open("smaps_rollup")?,
             text: vec![0; MOST_STATUS],
             descriptors: descriptors.transpose()?,
@@ -426,9 +427,7 @@ impl Calls {
             self.patience -= 1;
             return true;
         }
-        if let Some(maps) = self.maps()
-            && let Some(most) = most(&maps)
-        {
+        if let Some(most) = self.areas.sum(most) {
             // Both, since the one alone is without what was written where nothing may be accessed now.
             let taken = most.saturating_add(used).saturating_add(more);
             self.room = self.limits.data.saturating_sub(taken);
@@ -453,7 +452,7 @@ impl Calls {
         }
         let most = self.limits.readable;
         if self.readable.saturating_add(more) > most {
-            match self.maps().and_then(|maps| readable(&maps)) {
+            match self.areas.sum(readable) {
                 Some(now) if now.saturating_add(more) <= most => self.readable = now,
                 _ => return false,
             }
@@ -473,7 +472,7 @@ impl Calls {
 
     /// The guest has mapped such memory.
     pub(super) fn has_zeros(&self) -> bool {
-        self.maps().is_none_or(|maps| has_shared_zeros(&maps))
+        self.areas.any(|area| area.is_zeros).unwrap_or(true)
     }
 
     /// Bytes of memory that are the guest's own: in RAM, swapped out, and the tables to find them by.
@@ -482,9 +481,9 @@ impl Calls {
             return Some(used);
         }
         // Of a process whose first thread has ended it does not tell.
-        let maps = self.maps()?;
         let length = self.rollup.read_at(&mut self.text, 0).ok()?;
-        used_by_areas(&String::from_utf8_lossy(&self.text[..length]), &maps)
+        let own = own_memory(&String::from_utf8_lossy(&self.text[..length]))?;
+        Some(Tables::of(&self.areas)?.with(own))
     }
 
     /// What the kernel says of the guest. Its name need not be text.
@@ -514,22 +513,6 @@ impl Calls {
     pub(super) fn has_first_left(&mut self) -> bool {
         let text = self.status_text();
         text.is_some_and(|text| text.lines().any(|line| line.starts_with("State:\tZ")))
-    }
-
-    /// The areas that the guest has.
-    pub(super) fn maps(&self) -> Option<Vec<u8>> {
-        let (mut text, mut length) = (vec![0; MOST_STATUS], 0);
-        loop {
-            let read = self.maps.read_at(&mut text[length..], length as u64).ok()?;
-            length += read;
-            if read == 0 {
-                text.truncate(length);
-                return Some(text);
-            }
-            if text.len() - length < MOST_STATUS / 2 {
-                text.resize(text.len() * 2, 0);
-            }
-        }
     }
 }
 

@@ -1,9 +1,12 @@
 //! A guest that is a process, as the small world has it.
 
-use pool_core::address::Protection;
+use std::ops::ControlFlow;
+
+use pool_core::address::USER_ADDRESS_END;
 use rustix::process::Pid;
 use rustix::time::Timespec;
 
+use super::areas;
 use super::calls::Calls;
 use super::ptrace::Tracee;
 use super::system;
@@ -87,25 +90,23 @@ impl Guest for Looked<'_> {
     fn areas(&mut self) -> Vec<Area> {
         let program = small::path_of(&self.text(Text::Arguments));
         let program = String::from_utf8_lossy(&program).into_owned();
-        let maps = self.calls.maps().unwrap_or_default();
-        let begin = &self.calls.begin;
-        let lines = maps.split(|&byte| byte == b'\n');
-        let areas = lines.filter_map(|line| area(std::str::from_utf8(line).ok()?));
-        areas
-            .map(|area| {
-                let of_image = |&(start, end): &(u64, u64)| (start..end).contains(&area.start);
-                let name = if begin.image.iter().any(of_image) {
-                    program.clone()
-                } else if area.start == begin.heap {
-                    "[heap]".to_owned()
-                } else if begin.stack.contains(&area.start) {
-                    "[stack]".to_owned()
-                } else {
-                    String::new()
-                };
-                Area { name, ..area }
-            })
-            .collect()
+        let (begin, mut found) = (&self.calls.begin, Vec::new());
+        // As far as it can be known.
+        let _ = self.calls.areas.each(|area| {
+            let of_image = |&(start, end): &(u64, u64)| (start..end).contains(&area.start);
+            let name = if begin.image.iter().any(of_image) {
+                program.clone()
+            } else if area.start == begin.heap {
+                "[heap]".to_owned()
+            } else if begin.stack.contains(&area.start) {
+                "[stack]".to_owned()
+            } else {
+                String::new()
+            };
+            found.extend(told(&area, name));
+            ControlFlow::Continue(())
+        });
+        found
     }
 
     fn processor_time(&mut self) -> u64 {
@@ -130,38 +131,31 @@ impl Guest for Looked<'_> {
     }
 }
 
-/// A line of `/proc/PID/maps`, without the file that it names: that is the host's. The kernel's own page at the end of
-/// the address space is left out.
-fn area(line: &str) -> Option<Area> {
-    let mut fields = line.split(' ');
-    let (start, end) = fields.next()?.split_once('-')?;
-    let protection = fields.next()?.as_bytes();
-    let offset = fields.next()?;
-    let number = |digits| u64::from_str_radix(digits, 16).ok();
-    let has = |at: usize, letter| protection.get(at) == Some(&letter);
-    let start = number(start)?;
-    let of_kernel = start >= pool_core::address::USER_ADDRESS_END;
+/// `area` with this `name`, in place of that of a file: that is the host's. The kernel's own page at the end of the
+/// address space is left out.
+fn told(area: &areas::Area, name: String) -> Option<Area> {
+    let of_kernel = area.start >= USER_ADDRESS_END;
     (!of_kernel).then_some(Area {
-        start,
-        end: number(end)?,
-        protection: Protection {
-            read: has(0, b'r'),
-            write: has(1, b'w'),
-            execute: has(2, b'x'),
-        },
-        shared: has(3, b's'),
-        offset: number(offset)?,
-        name: String::new(),
+        start: area.start,
+        end: area.end,
+        protection: area.protection(),
+        shared: area.has(b's'),
+        offset: area.offset,
+        name,
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use pool_core::address::Protection;
+
     use super::*;
 
     #[test]
     fn areas_are_told_without_the_hosts_files() {
-        let line = "00400000-00402000 r-xs 00001000 00:21 7    /pool/segments/1";
+        let text = "00400000-00402000 r-xs 00001000 00:21 7    /pool/segments/1\n\
+                    ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0 [vsyscall]\n";
+        let lines = areas::of_text(text.as_bytes()).unwrap();
         let expected = Area {
             start: 0x40_0000,
             end: 0x40_2000,
@@ -172,13 +166,12 @@ mod tests {
             },
             shared: true,
             offset: 0x1000,
-            name: String::new(),
+            name: "/program".to_owned(),
         };
-        assert_eq!(area(line), Some(expected));
-        assert_eq!(
-            area("ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0 [vsyscall]"),
-            None
-        );
-        assert_eq!(area(""), None);
+        let found: Vec<_> = lines
+            .iter()
+            .filter_map(|area| told(area, "/program".to_owned()))
+            .collect();
+        assert_eq!(found, [expected]);
     }
 }

@@ -15,6 +15,7 @@
 //! process: no memory, no register, no descriptor, nothing that the kernel was told. The guest dies with
 //! its tracer, which also learns where a fault was.
 
+mod areas;
 mod attributes;
 mod begin;
 mod calls;
