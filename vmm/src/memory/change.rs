@@ -163,11 +163,10 @@ impl GuestMemory {
             return Ok(());
         };
         self.reach(at, area, new_end)?;
-        let more = Area {
-            end: new_end,
-            ..area.without_first(end - at)
-        };
-        self.change(end, new_end, |space| space.map(end, more))
+        self.change(end, new_end, |space| {
+            space.extend(end, new_end);
+            Ok(())
+        })
     }
 
     /// Has the file of the area at `at`, if it shows one, be there as far as address `end` would show it.

@@ -2,8 +2,8 @@
 //! with which protection; page tables and host memory follow from it, and memory is charged where it is
 //! touched (`touch`). So an area costs nothing, whatever its size.
 //!
-//! Every change goes through `AddressSpace::replace`, which checks the number of areas first and changes
-//! nothing when there would be too many.
+//! Every change goes through `AddressSpace::replace`. Before that each kind of it is checked as Linux checks it
+//! (`vm.max_map_count`), so that what one refuses for the number of areas, the other does; what is refused changes nothing.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ use crate::plan::{MONITOR_SIZE, Rooms};
 /// Addresses below this are never given out, so that a null pointer faults (as Linux's
 /// `vm.mmap_min_addr`).
 const LOWEST: u64 = 0x1_0000;
-/// Most areas, as Linux's `vm.max_map_count`.
+/// Most areas, as Linux's `vm.max_map_count`; what is mapped when there are so many is one more.
 pub const MAX_AREAS: usize = 65_530;
 
 /// What stands behind an area.
@@ -237,20 +237,53 @@ impl AddressSpace {
         self.heap_end = end;
     }
 
-    /// True while what moves to another place cannot be refused for the number of areas: what it leaves and what it comes
-    /// upon may be cut in three each (`mremap_to`, mm/mremap.c).
+    /// True while what moves to another place cannot be refused on the way for the number of areas (`prep_move_vma`, mm/mremap.c).
     pub fn has_room_to_move(&self) -> bool {
+        self.areas.len() < MAX_AREAS - 3
+    }
+
+    /// The same for what moves to a place that it names: what it leaves and what it comes upon may be cut in three each, which
+    /// is asked before anything else (`check_mremap_params`).
+    pub fn has_room_to_replace(&self) -> bool {
         self.areas.len() + 2 < MAX_AREAS - 3
     }
 
-    /// Puts an area at `start`, in place of whatever was there.
+    /// Puts an area at `start`, in place of whatever was there (`do_mmap`, mm/mmap.c).
     pub fn map(&mut self, start: u64, area: Area) -> Result<(), Refused> {
-        self.replace(start, area.end, &[(start, area)])
+        if self.areas.len() > MAX_AREAS {
+            return Err(Refused::Areas);
+        }
+        self.check_hole(start, area.end)?;
+        self.replace(start, area.end, &[(start, area)]);
+        Ok(())
     }
 
-    /// Removes whatever is mapped in `start..end`. Cutting areas in two can be refused.
+    /// Removes whatever is mapped in `start..end`. Cutting an area in two can be refused.
     pub fn unmap(&mut self, start: u64, end: u64) -> Result<(), Refused> {
-        self.replace(start, end, &[])
+        self.check_hole(start, end)?;
+        self.replace(start, end, &[]);
+        Ok(())
+    }
+
+    /// Has the area that ends at `end` reach to `new_end`; what lies between is free. It stays one area, however many there are.
+    pub fn extend(&mut self, end: u64, new_end: u64) {
+        if let Some((at, area)) = self.find(end - 1) {
+            let more = Area {
+                end: new_end,
+                ..area.without_first(end - at)
+            };
+            self.replace(end, new_end, &[(end, more)]);
+        }
+    }
+
+    /// Refused if `start..end` lies within one area and there are too many for it to be two (`vms_gather_munmap_vmas`, mm/vma.c).
+    fn check_hole(&self, start: u64, end: u64) -> Result<(), Refused> {
+        let holds = |(at, area): (u64, Area)| at < start && end < area.end;
+        let cuts = start < end && self.find(start).is_some_and(holds);
+        if cuts && self.areas.len() >= MAX_AREAS {
+            return Err(Refused::Areas);
+        }
+        Ok(())
     }
 
     /// Changes the protection of `start..end`, as far as it can: up to a page that is not mapped, or may not
@@ -261,11 +294,11 @@ impl AddressSpace {
         end: u64,
         protection: Protection,
     ) -> (u64, Result<(), ProtectError>) {
-        let mut pieces = self.clipped(start, end);
         let mut next = start;
-        let mut done = Ok(());
-        let mut changed = 0;
-        for (at, area) in &mut pieces {
+        while next < end {
+            let Some((at, area)) = self.find(next) else {
+                return (next, Err(ProtectError::Hole));
+            };
             let read_only = matches!(
                 area.backing,
                 Backing::Shared { .. }
@@ -274,24 +307,43 @@ impl AddressSpace {
                         ..
                     }
             );
-            if *at > next {
-                break;
-            }
             if protection.write && read_only {
-                done = Err(ProtectError::Shared);
-                break;
+                return (next, Err(ProtectError::Shared));
             }
-            next = area.end;
-            area.protection = protection;
-            changed += 1;
+            let changed = Area {
+                end: area.end.min(end),
+                protection,
+                ..area.without_first(next - at)
+            };
+            if area.protection != protection {
+                if let Err(refused) = self.check_change((at, &area), (next, &changed)) {
+                    return (next, Err(refused.into()));
+                }
+                self.replace(next, changed.end, &[(next, changed)]);
+            }
+            next = changed.end;
         }
-        if done.is_ok() && next < end {
-            done = Err(ProtectError::Hole);
+        (next, Ok(()))
+    }
+
+    /// Refused if there are too many areas for a part of one, `changed`, to be another. One that joins its neighbour takes no more
+    /// (`vma_modify`, mm/vma.c).
+    fn check_change(
+        &self,
+        (at, area): (u64, &Area),
+        (start, changed): (u64, &Area),
+    ) -> Result<(), Refused> {
+        let before = self.areas.range(..at).next_back();
+        let joins_before = at == start
+            && before.is_some_and(|(&before_at, before)| joins(before_at, before, start, changed));
+        let joins_after = area.end == changed.end
+            && (self.areas.get(&area.end))
+                .is_some_and(|after| joins(start, changed, area.end, after));
+        let cuts = usize::from(at < start) + usize::from(changed.end < area.end);
+        if !joins_before && !joins_after && cuts > 0 && self.areas.len() + cuts > MAX_AREAS {
+            return Err(Refused::Areas);
         }
-        match self.replace(start, next, &pieces[..changed]) {
-            Ok(()) => (next, done),
-            Err(refused) => (start, Err(refused.into())),
-        }
+        Ok(())
     }
 
     /// The area that holds `address`, with its start.
@@ -389,13 +441,12 @@ impl AddressSpace {
         (end <= USER_ADDRESS_END).then_some(start)
     }
 
-    /// Puts `new`, which lies in `start..end`, in place of what is there, unless a limit is reached.
-    fn replace(&mut self, start: u64, end: u64, new: &[(u64, Area)]) -> Result<(), Refused> {
+    /// Puts `new`, which lies in `start..end`, in place of what is there.
+    fn replace(&mut self, start: u64, end: u64, new: &[(u64, Area)]) {
         if start >= end {
-            return Ok(());
+            return;
         }
         let old = self.clipped(start, end);
-        self.check_count(start, end, &old, new)?;
         self.count(&old, new);
         self.split(start);
         self.split(end);
@@ -404,25 +455,6 @@ impl AddressSpace {
         }
         self.areas.extend(new.iter().copied());
         self.join(start, end);
-        Ok(())
-    }
-
-    /// Before areas join, as in Linux.
-    fn check_count(
-        &self,
-        start: u64,
-        end: u64,
-        old: &[(u64, Area)],
-        new: &[(u64, Area)],
-    ) -> Result<(), Refused> {
-        let before = self.areas.len();
-        let cuts = |address| self.find(address).is_some_and(|(at, _)| at < address);
-        let after =
-            before + usize::from(cuts(start)) + usize::from(cuts(end)) + new.len() - old.len();
-        if after > MAX_AREAS && after > before {
-            return Err(Refused::Areas);
-        }
-        Ok(())
     }
 
     fn count(&mut self, old: &[(u64, Area)], new: &[(u64, Area)]) {

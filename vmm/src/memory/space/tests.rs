@@ -176,22 +176,120 @@ fn a_file_is_shown_until_its_last_page_is_gone() {
     assert_eq!(space.take_hidden(), []);
 }
 
-#[test]
-fn areas_are_counted() {
+const FULL: u64 = 0x100_0000_0000;
+
+/// A space with so many areas, of three pages each, from [`FULL`] on, four pages apart.
+fn full(count: usize) -> AddressSpace {
     let mut space = space();
-    let base = 0x100_0000_0000;
-    for nth in 0..MAX_AREAS as u64 {
-        let at = base + nth * 0x2000;
-        let area = Area::anonymous(at + 0x1000, NOTHING);
+    for nth in 0..count as u64 {
+        let at = FULL + nth * 0x4000;
+        let area = private(at + 0x3000, Protection::READ_WRITE);
         space.map(at, area).unwrap();
     }
-    let more = Area::anonymous(0x50_1000, NOTHING);
-    assert_eq!(space.map(0x50_0000, more), Err(Refused::Areas));
-    assert!(!space.has_room_to_move());
-    space.unmap(base, base + 0x1000).unwrap();
-    space.map(0x50_0000, more).unwrap();
-    space.unmap(base, base + 7 * 0x2000).unwrap();
-    assert!(space.has_room_to_move());
+    assert_eq!(space.areas.len(), count);
+    space
+}
+
+/// What `act` does where there are so many areas. What is refused changes nothing.
+fn at_limit(
+    count: usize,
+    act: impl FnOnce(&mut AddressSpace) -> Result<(), Refused>,
+) -> Result<usize, Refused> {
+    let mut space = full(count);
+    let before = (space.areas.clone(), space.mapped, space.data);
+    let done = act(&mut space);
+    if done.is_err() {
+        assert_eq!(before, (space.areas.clone(), space.mapped, space.data));
+    }
+    done.map(|()| space.areas.len())
+}
+
+#[test]
+fn areas_are_counted_as_linux_counts_them() {
+    const MAX: usize = MAX_AREAS;
+    const REFUSED: Result<usize, Refused> = Err(Refused::Areas);
+    let nothing = |at| Area::anonymous(at + 0x1000, NOTHING);
+    // One more than there may be, and no matter where.
+    let map = |at: u64| move |space: &mut AddressSpace| space.map(at, nothing(at));
+    for at in [0x50_0000, FULL, FULL + 0x2000, FULL + 0x3000] {
+        assert_eq!(at_limit(MAX, map(at)), Ok(MAX + 1), "{at:#x}");
+        assert_eq!(at_limit(MAX + 1, map(at)), REFUSED, "{at:#x}");
+    }
+    // In the midst of another, with which there are two more.
+    assert_eq!(at_limit(MAX - 1, map(FULL + 0x1000)), Ok(MAX + 1));
+    assert_eq!(at_limit(MAX, map(FULL + 0x1000)), REFUSED);
+    let unmap = |from, to| move |space: &mut AddressSpace| space.unmap(FULL + from, FULL + to);
+    assert_eq!(at_limit(MAX - 1, unmap(0x1000, 0x2000)), Ok(MAX));
+    assert_eq!(at_limit(MAX, unmap(0x1000, 0x2000)), REFUSED);
+    assert_eq!(at_limit(MAX + 1, unmap(0x1000, 0x3000)), Ok(MAX + 1));
+    assert_eq!(at_limit(MAX + 1, unmap(0x2000, 0x5000)), Ok(MAX + 1));
+    // A protection: one more for each end that is cut.
+    let protect = |from, to| {
+        move |space: &mut AddressSpace| match space
+            .protect(FULL + from, FULL + to, Protection::READ)
+            .1
+        {
+            Err(ProtectError::Refused(refused)) => Err(refused),
+            done => {
+                done.unwrap();
+                Ok(())
+            }
+        }
+    };
+    assert_eq!(at_limit(MAX - 2, protect(0x1000, 0x2000)), Ok(MAX));
+    assert_eq!(at_limit(MAX - 1, protect(0x1000, 0x2000)), REFUSED);
+    assert_eq!(at_limit(MAX - 1, protect(0, 0x1000)), Ok(MAX));
+    assert_eq!(at_limit(MAX, protect(0, 0x1000)), REFUSED);
+    assert_eq!(at_limit(MAX, protect(0x2000, 0x3000)), REFUSED);
+    assert_eq!(at_limit(MAX + 1, protect(0, 0x3000)), Ok(MAX + 1));
+    // What grows stays one, and may be one with what it comes to.
+    let extend = |nth: usize| {
+        move |space: &mut AddressSpace| {
+            let at = FULL + nth as u64 * 0x4000;
+            space.extend(at + 0x3000, at + 0x4000);
+            assert!(space.find(at).unwrap().1.end >= at + 0x4000);
+            Ok(())
+        }
+    };
+    assert_eq!(at_limit(MAX + 1, extend(MAX)), Ok(MAX + 1));
+    assert_eq!(at_limit(MAX + 1, extend(0)), Ok(MAX));
+}
+
+/// Where both ends that are cut join what lies between, there is no more, however many there are.
+#[test]
+fn a_protection_that_joins_its_neighbours_takes_no_more_areas() {
+    let mut space = space();
+    for nth in 0..=MAX_AREAS as u64 {
+        let at = FULL + nth * 0x2000;
+        let protection = [Protection::READ_WRITE, Protection::READ][(nth % 2) as usize];
+        space.map(at, private(at + 0x2000, protection)).unwrap();
+    }
+    assert_eq!(space.areas.len(), MAX_AREAS + 1);
+    // From within one that is written to within the next such, over one that is only read.
+    let (from, to) = (FULL + 0x1000, FULL + 0x5000);
+    assert_eq!(space.protect(from, to, Protection::READ), (to, Ok(())));
+    let found: Vec<_> = list(&space).into_iter().take(3).collect();
+    assert_eq!(
+        found,
+        [
+            (FULL, from, "rw-".into()),
+            (from, to, "r--".into()),
+            (to, FULL + 0x6000, "rw-".into())
+        ]
+    );
+    assert_eq!(space.areas.len(), MAX_AREAS + 1);
+}
+
+#[test]
+fn what_moves_keeps_its_distance_from_the_limit() {
+    let rooms = |count| {
+        let space = full(count);
+        (space.has_room_to_move(), space.has_room_to_replace())
+    };
+    assert_eq!(rooms(MAX_AREAS - 6), (true, true));
+    assert_eq!(rooms(MAX_AREAS - 5), (true, false));
+    assert_eq!(rooms(MAX_AREAS - 4), (true, false));
+    assert_eq!(rooms(MAX_AREAS - 3), (false, false));
 }
 
 /// The same, page by page.
