@@ -24,6 +24,7 @@ const WRONG: &str = include_str!("programs/wrong.c");
 const WAITS: &str = include_str!("programs/waits.c");
 const NETWORK: &str = include_str!("programs/network.c");
 const OWN: &str = include_str!("programs/own.c");
+const HEAP: &str = include_str!("programs/heap.c");
 const LIMITS: &str = include_str!("programs/limits.c");
 const SHARED_FILES: &str = include_str!("programs/shared_files.c");
 const COPIED: &str = include_str!("programs/copied.c");
@@ -212,6 +213,13 @@ fn limits_are_read_back_and_hold() {
             LIMITS,
             &["--memory", "256M"],
         );
+    }
+}
+
+#[test]
+fn a_heap_ends_where_linux_has_it_end() {
+    if needs(&["kvm", "root"]) {
+        compare("heap", &["gcc", "musl-gcc"], HEAP, &[]);
     }
 }
 

@@ -10,7 +10,7 @@ use pool_core::address::{Protection, USER_ADDRESS_END};
 use rustix::io::Errno;
 
 use super::limits::{ADDRESSES, DATA};
-use super::{Arguments, Linux, Served, host};
+use super::{Arguments, Heap, Linux, Served, host};
 use crate::memory::GrowError;
 use crate::memory::space::{Area, Backing};
 use crate::plan::most_at_once;
@@ -101,34 +101,37 @@ fn within_limits(linux: &Linux, all: Option<u64>, data: Option<u64>) -> Result<(
 pub(super) fn brk(linux: &mut Linux, [wanted, ..]: Arguments) -> Served {
     let space = linux.memory.space();
     let (rooms, current) = (*space.rooms(), space.heap_end());
-    if wanted < rooms.heap.0 || wanted > USER_ADDRESS_END - PAGE_SIZE {
+    let start = rooms.heap.0;
+    if wanted < start
+        || wanted > USER_ADDRESS_END - PAGE_SIZE
+        || Heap::exceeds(linux.limits.soft(DATA), start, wanted)
+    {
         return Ok(current);
     }
-    let old_end = current.next_multiple_of(PAGE_SIZE);
-    let new_end = wanted.next_multiple_of(PAGE_SIZE);
-    if new_end > old_end {
-        // A page stays free behind it.
-        let free = space.is_free(old_end, new_end + PAGE_SIZE) && new_end <= rooms.mmap_top.0;
-        let growth = new_end - old_end;
-        let granted =
-            affordable(linux, growth, 1, 0).and(within_limits(linux, Some(growth), Some(growth)));
-        // Here no data at all means none (`check_data_rlimit` of the kernel).
-        let bounded = wanted - rooms.heap.0 > linux.limits.soft(DATA);
-        if !free || bounded || granted.is_err() {
-            return Ok(current);
+    let done = match Heap::change(current, wanted) {
+        Heap::Stays => Ok(()),
+        Heap::Grows { from, to } => {
+            // A page stays free behind it.
+            let free = space.is_free(from, to + PAGE_SIZE) && to <= rooms.mmap_top.0;
+            let growth = to - from;
+            let granted = affordable(linux, growth, 1, 0).and(within_limits(
+                linux,
+                Some(growth),
+                Some(growth),
+            ));
+            if !free || granted.is_err() {
+                return Ok(current);
+            }
+            let writable = Protection::READ_WRITE;
+            linux.memory.map_zero(from, growth, writable)
         }
-        let done = linux
-            .memory
-            .map_zero(old_end, growth, Protection::READ_WRITE);
-        match done {
-            Err(GrowError::Refused(_)) => return Ok(current),
-            done => done?,
-        }
-    } else if new_end < old_end {
-        match linux.memory.unmap(new_end, old_end) {
-            Err(GrowError::Refused(_)) => return Ok(current),
-            done => done?,
-        }
+        // What was unmapped otherwise is no heap's to lose.
+        Heap::Shrinks { from, to } if space.over(from, to).next().is_none() => return Ok(current),
+        Heap::Shrinks { from, to } => linux.memory.unmap(from, to),
+    };
+    match done {
+        Err(GrowError::Refused(_)) => return Ok(current),
+        done => done?,
     }
     linux.memory.set_heap_end(wanted);
     Ok(wanted)

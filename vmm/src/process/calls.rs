@@ -30,7 +30,7 @@ use super::sent::bit;
 use super::stack::Stack;
 use super::taken::{most_taken, newly_readable, plain, private, shared_file};
 use super::threads::Threads;
-use crate::linux::{host, identity, prctl, system};
+use crate::linux::{Heap, host, identity, prctl, system};
 use crate::network;
 use crate::plan::Plan;
 use crate::sandbox::{THREAD, UNSHARE};
@@ -255,7 +255,10 @@ impl Calls {
                 if first == 0 {
                     return Next::Serve;
                 }
-                let more = first.saturating_sub(self.heap);
+                let more = match Heap::change(self.heap, first) {
+                    Heap::Grows { from, to } => to - from,
+                    Heap::Shrinks { .. } | Heap::Stays => 0,
+                };
                 if more > 0 && !self.may_take(with_tables(more)) {
                     // No heap ends there: the answer is where it does.
                     return Next::ServeWith(Change::First(0));
