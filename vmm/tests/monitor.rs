@@ -92,6 +92,51 @@ fn faults_end_the_guest_with_a_report_and_leave_the_pool_unharmed() {
     );
 }
 
+/// Under KVM the processor tells what was tried. As a process it is said where nothing else can have been.
+#[test]
+fn a_fault_says_what_was_tried_where_that_is_sure() {
+    const TRIED: &str = r#"
+        #include <string.h>
+        #include <sys/mman.h>
+        static const char image[4 * 4096] __attribute__((aligned(4096))) = {1, 2, 3};
+        __attribute__((noinline, aligned(4096))) static void itself(void) { __asm__ volatile("1: movb $0x90, 1b(%rip)"); }
+        int main(int c, char **v) {
+            char *page = (char *)image + 4096, *text = (char *)((long)itself & -4096);
+            int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED;
+            if (!strcmp(v[1], "hidden")) { mprotect(page, 4096, PROT_NONE); return *(volatile char *)page; }
+            if (!strcmp(v[1], "replaced")) { mmap(page, 4096, PROT_NONE, flags, -1, 0); return *(volatile char *)page; }
+            if (!strcmp(v[1], "gone")) { munmap(page, 4096); return *(volatile char *)page; }
+            if (!strcmp(v[1], "written")) *(volatile char *)page = 1;
+            if (!strcmp(v[1], "itself")) itself();
+            if (!strcmp(v[1], "data")) { mprotect(text, 4096, PROT_READ); itself(); }
+            if (!strcmp(v[1], "own")) ((void (*)(void))mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0))();
+            if (!strcmp(v[1], "nowhere")) ((void (*)(void))0x12345000)();
+            return 0;
+        }"#;
+    if !needs(&["kvm"]) {
+        return;
+    }
+    let world = World::of("tried", "gcc", &["-w"], TRIED);
+    for (what, kvm, process) in [
+        ("hidden", "read at", "access at"),
+        ("replaced", "read at", "access at"),
+        ("gone", "read at", "access at"),
+        ("written", "write at", "write at"),
+        ("itself", "write at", "write at"),
+        ("data", "jump to", "jump to"),
+        ("own", "jump to", "jump to"),
+        ("nowhere", "jump to", "jump to"),
+    ] {
+        for way in WAYS {
+            let found = world.run("tried", &way, &[what]);
+            let said = text(&found.stderr);
+            let expected = if way[1] == "kvm" { kvm } else { process };
+            let expected = format!("guest stopped: {expected} 0x");
+            assert!(said.starts_with(&expected), "{way:?} {what}: {said}");
+        }
+    }
+}
+
 #[test]
 fn the_report_says_what_was_done() {
     if !needs(&["kvm"]) {

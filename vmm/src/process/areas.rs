@@ -38,6 +38,10 @@ impl Area {
         self.end - self.start
     }
 
+    pub(super) fn holds(&self, address: u64) -> bool {
+        (self.start..self.end).contains(&address)
+    }
+
     /// The guest may do something there.
     pub(super) fn is_accessible(&self) -> bool {
         !self.rights.starts_with(b"---")
@@ -125,6 +129,24 @@ impl Areas {
             }
         })?;
         Some(found)
+    }
+
+    /// Whether one holds `address`. None if that cannot be known.
+    pub(super) fn hold(&self, address: u64) -> Option<bool> {
+        self.any(|area| area.holds(address))
+    }
+
+    /// The one that holds `address`. None, too, if that cannot be known.
+    pub(super) fn at(&self, address: u64) -> Option<Area> {
+        let mut found = None;
+        self.each(|area| {
+            found = area.holds(address).then_some(area);
+            match found {
+                Some(_) => ControlFlow::Break(()),
+                None => ControlFlow::Continue(()),
+            }
+        })?;
+        found
     }
 }
 
@@ -268,12 +290,12 @@ mod tests {
     #[test]
     fn the_kernels_own_text_is_read_to_its_end() {
         let own = Areas::of(rustix::process::getpid()).unwrap();
-        let here = own.any(|area| (area.start..area.end).contains(&(&raw const own as u64)));
-        assert_eq!(here, Some(true));
+        let here = &raw const own as u64;
+        assert_eq!(own.hold(here), Some(true));
+        assert!(own.at(here).unwrap().protection().write);
+        assert_eq!((own.hold(1), own.at(1)), (Some(false), None));
         let whole = std::fs::read_to_string("/proc/self/maps").unwrap();
         let count = own.sum(|_| 1).unwrap();
         assert!(count.abs_diff(whole.lines().count() as u64) < 8, "{whole}");
-        let nowhere = own.any(|area| area.start == 1);
-        assert_eq!(nowhere, Some(false));
     }
 }

@@ -1,5 +1,6 @@
 //! Signals that a thread has stopped for: whether one is delivered, and what a fault's says of the guest.
 
+use pool_core::address::Protection;
 use rustix::process::Pid;
 
 use super::super::ptrace::{Info, Tracee};
@@ -8,12 +9,14 @@ use super::Tracer;
 use crate::fault::{Cause, Fault, Outcome};
 use crate::job::{STOPS, undone_by};
 use crate::memory::Access;
-use crate::plan::Plan;
 
 /// `si_code` of a fault that the processor raised without an address.
 const SI_KERNEL: i32 = 0x80;
-/// `si_code` of a SIGSEGV for what is mapped and must not be done there (asm-generic/siginfo.h).
+/// `si_code` of a SIGSEGV where nothing is mapped, and for what must not be done where something is (asm-generic/siginfo.h).
+const SEGV_MAPERR: i32 = 1;
 const SEGV_ACCERR: i32 = 2;
+/// Bytes of the longest instruction.
+const LONGEST: u64 = 15;
 /// `si_code` of a SIGBUS for an address that is not aligned (asm-generic/siginfo.h).
 const BUS_ADRALN: i32 = 1;
 
@@ -95,7 +98,9 @@ impl Tracer<'_> {
                 let address = info.address();
                 Cause::Memory {
                     address,
-                    access: access(address, info.code(), registers.rip, self.plan),
+                    access: access(address, info.code(), registers.rip, || {
+                        self.allowed_at(address, registers.rip)
+                    }),
                     allowed: None,
                 }
             }
@@ -117,6 +122,18 @@ impl Tracer<'_> {
             instruction_pointer: registers.rip,
             stack_pointer: registers.rsp,
         })
+    }
+
+    /// What the guest may do at `address`, where an `instruction` failed, as it has it now: that may not be as it was loaded. None if another
+    /// thread may have changed it since. But for jumps, nobody asks of memory that is not the image's: programs protect theirs to be
+    /// told of its use, and often are.
+    fn allowed_at(&self, address: u64, instruction: u64) -> Option<Protection> {
+        let holds = |m: &crate::plan::Mapping| (m.address.0..m.end()).contains(&address);
+        let is_asked = address == instruction || self.plan.mappings.iter().any(holds);
+        if !is_asked || !self.threads.is_one() {
+            return None;
+        }
+        self.calls.areas.at(address).map(|area| area.protection())
     }
 }
 
@@ -142,17 +159,78 @@ pub(in super::super) fn killed(signal: i32, sent: bool, zeros: bool) -> Outcome 
     })
 }
 
-/// What the guest tried: the kernel does not tell, but often only one thing can be.
-fn access(address: u64, code: i32, instruction: u64, plan: &Plan) -> Option<Access> {
-    if address == instruction {
-        return Some(Access::Execute);
+/// What the guest tried, where that is sure: the kernel does not tell. `allowed` is what it may do at the address, if that is
+/// sure.
+fn access(
+    address: u64,
+    code: i32,
+    instruction: u64,
+    allowed: impl FnOnce() -> Option<Protection>,
+) -> Option<Access> {
+    match code {
+        // Where no instruction is, none has done anything.
+        SEGV_MAPERR => (address == instruction).then_some(Access::Execute),
+        SEGV_ACCERR => {
+            let allowed = allowed()?;
+            // An instruction may begin where it may be executed, and not end there.
+            let may_fetch =
+                !allowed.execute && (instruction..instruction + LONGEST).contains(&address);
+            match may_fetch {
+                true if address == instruction => Some(Access::Execute),
+                false if allowed.read && !allowed.write => Some(Access::Write),
+                _ => None,
+            }
+        }
+        _ => None,
     }
-    // What the plan has there may be gone.
-    if code != SEGV_ACCERR {
-        return None;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_tried_is_said_where_nothing_else_can_be() {
+        const AT: u64 = 0x40_5000;
+        let told = |code, instruction, allowed: &str| {
+            let has = |right| allowed.contains(right);
+            let protection = Protection {
+                read: has('r'),
+                write: has('w'),
+                execute: has('x'),
+            };
+            access(AT, code, instruction, || {
+                (!allowed.is_empty()).then_some(protection)
+            })
+        };
+        let (far, ends_there) = (0x40_1000, AT - 3);
+        for (instruction, allowed, expected) in [
+            (far, "r--", Some(Access::Write)),
+            (far, "r-x", Some(Access::Write)),
+            // It writes to itself.
+            (AT, "r-x", Some(Access::Write)),
+            (AT, "r--", Some(Access::Execute)),
+            (AT, "rw-", Some(Access::Execute)),
+            (AT, "---", Some(Access::Execute)),
+            // A read, or a write.
+            (far, "---", None),
+            (far, "--x", None),
+            // The end of an instruction, or what it writes.
+            (ends_there, "r--", None),
+            (AT - 15, "r--", Some(Access::Write)),
+            (ends_there, "r-x", Some(Access::Write)),
+            // Who knows why.
+            (far, "rw-", None),
+            (far, "", None),
+            (AT, "", None),
+        ] {
+            let found = told(SEGV_ACCERR, instruction, allowed);
+            assert_eq!(found, expected, "{instruction:#x} {allowed}");
+        }
+        assert_eq!(told(SEGV_MAPERR, AT, ""), Some(Access::Execute));
+        assert_eq!(told(SEGV_MAPERR, ends_there, ""), None);
+        assert_eq!(told(SEGV_MAPERR, far, "r--"), None);
+        // A key of memory (`SEGV_PKUERR`).
+        assert_eq!(told(4, AT, "r--"), None);
     }
-    let holds = |m: &&crate::plan::Mapping| (m.address.0..m.end()).contains(&address);
-    let mapping = plan.mappings.iter().find(holds)?;
-    let only_reads = mapping.protection.read && !mapping.protection.write;
-    only_reads.then_some(Access::Write)
 }
