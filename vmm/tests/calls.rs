@@ -25,6 +25,7 @@ const WAITS: &str = include_str!("programs/waits.c");
 const NETWORK: &str = include_str!("programs/network.c");
 const OWN: &str = include_str!("programs/own.c");
 const HEAP: &str = include_str!("programs/heap.c");
+const MOVES: &str = include_str!("programs/moves.c");
 const LIMITS: &str = include_str!("programs/limits.c");
 const SHARED_FILES: &str = include_str!("programs/shared_files.c");
 const COPIED: &str = include_str!("programs/copied.c");
@@ -220,6 +221,14 @@ fn limits_are_read_back_and_hold() {
 fn a_heap_ends_where_linux_has_it_end() {
     if needs(&["kvm", "root"]) {
         compare("heap", &["gcc", "musl-gcc"], HEAP, &[]);
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_move_is_what_linux_says() {
+    // Several mappings are moved by one call from Linux 6.17 on, and checked otherwise.
+    if needs(&["kvm", "root"]) && world::kernel() >= (6, 17) {
+        compare("moves", &["gcc"], MOVES, &["--memory", "4M"]);
     }
 }
 

@@ -25,6 +25,7 @@ const MEMORY_LIMIT: &str = include_str!("programs/memory_limit.c");
 const SPARSE: &str = include_str!("programs/sparse.c");
 const ARENAS: &str = include_str!("programs/arenas.c");
 const PRESSED: &str = include_str!("programs/pressed.c");
+const FULL: &str = include_str!("programs/full.c");
 const GROWTH: &str = include_str!("programs/growth.c");
 
 #[test]
@@ -118,6 +119,23 @@ fn a_call_into_more_than_there_is_comes_back_short() {
     let options = [&KVM[..], &["--memory", "16M"]].concat();
     let found = world.granted("short", &options, &[]).output().unwrap();
     assert_eq!(text(&found.stdout), "1 0\n", "{}", text(&found.stderr));
+}
+
+/// As many areas have to go as in Linux 6.18, which the other platform has it from.
+#[test]
+fn at_the_limit_of_areas_calls_do_what_linux_does() {
+    const LINUX: &str = "map: 1, ENOMEM\nmap within: 2, ENOMEM\nmap over: 1, ENOMEM\nmap beside: 1, ENOMEM\n\
+        unmap within: 2, ENOMEM\nunmap the end: 0\nprotect within: 3, ENOMEM\nprotect the end: 2, ENOMEM\n\
+        protect all: 0\nprotect over: 0\nprotect from within to within: 0\ngrow the heap: 1, ENOMEM\n\
+        grow in place: 0\ngrow and move: 5, ENOMEM\ngrow some and move: 5, ENOMEM\nshrink: 0\n\
+        shrink within: 2, ENOMEM\nmove: 7, ENOMEM\nmove within: 7, ENOMEM\nmove upon: 7, ENOMEM\n\
+        move several: 7, ENOMEM\nshrink and move: 7, ENOMEM\nmove nothing: 7, EFAULT\n";
+    if !needs(&["kvm"]) {
+        return;
+    }
+    let world = World::of("full", "gcc", &["-w"], FULL);
+    let found = world.run("full", &KVM, &[]);
+    assert_eq!(text(&found.stdout), LINUX, "{}", text(&found.stderr));
 }
 
 #[test]

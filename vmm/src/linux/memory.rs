@@ -10,7 +10,7 @@ use pool_core::address::{Protection, USER_ADDRESS_END};
 use rustix::io::Errno;
 
 use super::limits::{ADDRESSES, DATA};
-use super::{Arguments, Heap, Linux, Served, host};
+use super::{Arguments, Heap, Linux, Remap, Served, host};
 use crate::memory::GrowError;
 use crate::memory::space::{Area, Backing};
 use crate::plan::most_at_once;
@@ -36,8 +36,6 @@ const VALIDATED: u64 = MAP_TYPE
     | MAP_FIXED_NOREPLACE
     // GROWSDOWN, DENYWRITE, EXECUTABLE, NONBLOCK, STACK, HUGETLB.
     | 0x7_1900;
-const MREMAP_MAYMOVE: u64 = 1;
-const MREMAP_FIXED: u64 = 2;
 
 const PROT_WRITE: u64 = 2;
 const PROT_ALL: u64 = 7;
@@ -287,71 +285,61 @@ pub(super) fn mprotect(linux: &mut Linux, [address, length, bits, ..]: Arguments
 /// `mremap`: shrinks, grows in place, or moves private memory and reservations. Several areas move at once as
 /// they are, with the gaps between them (Linux 6.17). `MREMAP_DONTUNMAP` is not served, memory that is shared
 /// by name is not had twice, and pages of the image stay where they are.
-pub(super) fn mremap(
-    linux: &mut Linux,
-    [old, old_length, new_length, flags, new, _]: Arguments,
-) -> Served {
-    let fixed = flags & MREMAP_FIXED != 0;
-    let may_move = flags & MREMAP_MAYMOVE != 0;
-    let unknown = flags & !(MREMAP_MAYMOVE | MREMAP_FIXED) != 0;
-    let (old, old_end) = pages(old, old_length)?;
-    let (old_length, new_length) = (aligned(old_length), aligned(new_length));
-    if unknown || new_length == 0 || new_length > USER_ADDRESS_END || (fixed && !may_move) {
-        return Err(Errno::INVAL.into());
-    }
-    if fixed {
-        let end = new.checked_add(new_length);
-        let end = end.filter(|&end| new.is_multiple_of(PAGE_SIZE) && end <= USER_ADDRESS_END);
-        let end = end.ok_or(Errno::INVAL)?;
-        if old < end && new < old.wrapping_add(old_length) {
-            return Err(Errno::INVAL.into());
-        }
-    }
+pub(super) fn mremap(linux: &mut Linux, arguments: Arguments) -> Served {
+    let remap = Remap::of(arguments)?;
+    let Remap {
+        old,
+        old_length,
+        new_length,
+        ..
+    } = remap;
     let space = linux.memory.space();
+    if remap.fixed.is_some() && !space.has_room_to_replace() {
+        return Err(Errno::NOMEM.into());
+    }
     let (_, area) = space.find(old).ok_or(Errno::FAULT)?;
-    if !fixed && new_length <= old_length {
+    if remap.shrinks_in_place() {
         return shrink(linux, (old, old_length), new_length);
     }
     if old_length == 0 {
         return Err(Errno::INVAL.into());
     }
-    let whole = old_length;
-    let shrinks = new_length < old_length;
-    let beyond = if shrinks { Errno::INVAL } else { Errno::FAULT };
-    let (mut old_length, mut old_end) = (old_length, old_end.ok_or(beyond)?);
-    if shrinks {
-        (old_length, old_end) = (new_length, old + new_length);
-    }
     // Of however many areas the rest is that goes: what is moved is of one then (`check_prep_vma`, mm/mremap.c).
+    let shrinks = new_length < old_length;
+    let moved = old_length.min(new_length);
+    let old_end = old.checked_add(moved).ok_or(Errno::FAULT)?;
     let several = area.end < old_end;
-    if several && (!fixed || shrinks || new_length != old_length) {
+    if several && (remap.fixed.is_none() || new_length != old_length) {
         return Err(Errno::FAULT.into());
     }
     if linux.memory.shows_pool(old, old_end) {
         return Err(Errno::FAULT.into());
     }
-    if new_length > old_length {
-        let more = new_length - old_length;
+    let more = remap.growth();
+    if more > 0 {
         affordable(linux, more, 1, 0)?;
         let private = matches!(area.backing, Backing::Private | Backing::File { .. });
         let data = private && area.protection.write;
         within_limits(linux, Some(more), data.then_some(more))?;
     }
-    if !fixed && linux.memory.space().is_free(old_end, old + new_length) {
+    if remap.fixed.is_none() && linux.memory.space().is_free(old_end, old + new_length) {
         linux.memory.extend(old, old_end, old + new_length)?;
         return Ok(old);
     }
-    if !may_move {
+    if !remap.may_move {
         return Err(Errno::NOMEM.into());
     }
-    let (wanted, placing) = if fixed { (new, MAP_FIXED) } else { (0, 0) };
-    let target = place(linux, wanted, new_length, placing)?;
-    if fixed && !linux.memory.space().has_room_to_move() {
+    let target = match remap.fixed {
+        Some(new) => place(linux, new, new_length, MAP_FIXED)?,
+        None => place(linux, 0, new_length, 0)?,
+    };
+    if !linux.memory.space().has_room_to_move() {
         return Err(Errno::NOMEM.into());
     }
     if shrinks {
-        // What is refused has lost nothing.
-        shrink(linux, (old, whole), new_length)?;
+        // As in Linux, what lay there is gone, too, if the rest reaches beyond all addresses; otherwise what is refused has lost nothing.
+        linux.memory.unmap(target, target + new_length)?;
+        shrink(linux, (old, old_length), new_length)?;
     }
     if !several {
         linux.memory.relocate(old, old_end, target, new_length)?;

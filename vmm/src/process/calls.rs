@@ -13,7 +13,6 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 
-use pool_core::address::USER_ADDRESS_END;
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
@@ -21,16 +20,14 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
 use super::areas::Areas;
 use super::begin::Begin;
 use super::change::Change;
-use super::counts::{Tables, most, own_memory, readable, used};
-use super::limits::{Limits, core, with_tables};
+use super::limits::{Limits, core};
 use super::listener::Listener;
 use super::pool_pages::PoolPages;
 use super::ptrace::{Registers, Tracee, arguments};
 use super::sent::bit;
 use super::stack::Stack;
-use super::taken::{most_taken, newly_readable, plain, private, shared_file};
 use super::threads::Threads;
-use crate::linux::{Heap, host, identity, prctl, system};
+use crate::linux::{host, identity, prctl, system};
 use crate::network;
 use crate::plan::Plan;
 use crate::sandbox::{THREAD, UNSHARE};
@@ -68,17 +65,17 @@ pub(super) struct Calls {
     pub(super) network: network::Limits,
     pub(super) limits: Limits,
     /// What it takes is counted here. Otherwise the kernel counts it.
-    counted: bool,
-    pool: PoolPages,
+    pub(super) counted: bool,
+    pub(super) pool: PoolPages,
     pub(super) begin: Begin,
     /// No less than the bytes that the guest may access and that `RLIMIT_DATA` does not count.
-    readable: u64,
+    pub(super) readable: u64,
     /// Bytes that the guest may take before anybody has to count what it has.
-    room: u64,
+    pub(super) room: u64,
     /// Calls before it is worth while to look for room again, of a guest that has taken nearly all.
-    patience: u32,
+    pub(super) patience: u32,
     /// Where the heap ends.
-    heap: u64,
+    pub(super) heap: u64,
     stack: Stack,
     pub(super) guest: Pid,
     /// What it has by `prctl`.
@@ -92,8 +89,8 @@ pub(super) struct Calls {
     status: File,
     pub(super) areas: Areas,
     /// `smaps_rollup`, which tells of the memory of a process whose first thread has ended, and takes longer.
-    rollup: File,
-    text: Vec<u8>,
+    pub(super) rollup: File,
+    pub(super) text: Vec<u8>,
     /// `/proc/PID/fd`, of a guest with a file system of its own.
     pub(super) descriptors: Option<File>,
     pub(super) large: Large,
@@ -235,36 +232,9 @@ impl Calls {
             libc::SYS_ioctl => finished(self.foreground(tracee, registers)),
             libc::SYS_setgroups => finished(set_groups(tracee, registers)),
             libc::SYS_capget => finished(capabilities(tracee, registers, threads)),
-            libc::SYS_mremap if self.pool.would_move(registers) => failed(Errno::FAULT),
-            // The kernel refuses it, for another reason than that there is no room.
-            libc::SYS_mremap if third > USER_ADDRESS_END => Next::Serve,
-            // What cannot be counted is not allowed.
-            libc::SYS_mmap | libc::SYS_mprotect | libc::SYS_mremap => {
-                let mut counted = *registers;
-                if shared_file(registers).is_some_and(|file| self.is_zeros(tracee, file)) {
-                    counted.r10 = private(counted.r10);
-                }
-                if self.may_take(most_taken(&counted)) && self.may_read(&counted) {
-                    memory(registers, plain(counted.r10))
-                } else {
-                    failed(Errno::NOMEM)
-                }
-            }
-            // `RLIMIT_DATA` bounds what is writable; what was made inaccessible since is counted as for any memory.
-            libc::SYS_brk => {
-                if first == 0 {
-                    return Next::Serve;
-                }
-                let more = match Heap::change(self.heap, first) {
-                    Heap::Grows { from, to } => to - from,
-                    Heap::Shrinks { .. } | Heap::Stays => 0,
-                };
-                if more > 0 && !self.may_take(with_tables(more)) {
-                    // No heap ends there: the answer is where it does.
-                    return Next::ServeWith(Change::First(0));
-                }
-                Next::ServeAndSeeHeap
-            }
+            libc::SYS_mmap | libc::SYS_mprotect => self.memory(tracee, registers),
+            libc::SYS_mremap => self.remap(tracee, registers),
+            libc::SYS_brk => self.brk(first),
             libc::SYS_getrlimit => finished(core(tracee, None, Some(second))),
             libc::SYS_setrlimit if first as u32 == libc::RLIMIT_CORE => {
                 finished(core(tracee, Some(second), None))
@@ -409,86 +379,6 @@ impl Calls {
         }
     }
 
-    /// The guest may take `more` bytes. It may if it has not more than it was granted; and while what it
-    /// asked for since it was last counted cannot be more, nobody has to count.
-    fn may_take(&mut self, more: u64) -> bool {
-        /// Of calls that are counted, one in so many looks for room, too, which takes the longer the more
-        /// areas there are.
-        const PATIENCE: u32 = 16;
-        if !self.counted {
-            return true;
-        }
-        if more <= self.room {
-            self.room -= more;
-            return true;
-        }
-        self.room = 0;
-        let Some(used) = self.used().filter(|&used| used <= self.limits.data) else {
-            return false;
-        };
-        if self.patience > 0 {
-            self.patience -= 1;
-            return true;
-        }
-        if let Some(most) = self.areas.sum(most) {
-            // Both, since the one alone is without what was written where nothing may be accessed now.
-            let taken = most.saturating_add(used).saturating_add(more);
-            self.room = self.limits.data.saturating_sub(taken);
-        }
-        if self.room == 0 {
-            self.patience = PATIENCE;
-        }
-        true
-    }
-
-    /// The kernel has said where the heap ends.
-    pub(super) fn heap_ends(&mut self, at: u64) {
-        self.heap = at;
-    }
-
-    /// There is room for what a call about memory lets the guest read. Counting takes the longer the more
-    /// areas there are, so it is done once what was asked for since the last time could be too much.
-    fn may_read(&mut self, registers: &Registers) -> bool {
-        let more = newly_readable(registers);
-        if more == 0 || !self.counted {
-            return true;
-        }
-        let most = self.limits.readable;
-        if self.readable.saturating_add(more) > most {
-            match self.areas.sum(readable) {
-                Some(now) if now.saturating_add(more) <= most => self.readable = now,
-                _ => return false,
-            }
-        }
-        self.readable += more;
-        true
-    }
-
-    /// The guest's descriptor `number` is of zeros that would be memory where they are mapped shared, which nobody counts.
-    fn is_zeros(&self, tracee: Tracee, number: u64) -> bool {
-        let Ok(file) = self.file(tracee, number) else {
-            return false;
-        };
-        let file = file.as_raw_fd();
-        host::is_zeros(file) == Ok(true) && host::is_writable(file) == Ok(true)
-    }
-
-    /// The guest has mapped such memory.
-    pub(super) fn has_zeros(&self) -> bool {
-        self.areas.any(|area| area.is_zeros).unwrap_or(true)
-    }
-
-    /// Bytes of memory that are the guest's own: in RAM, swapped out, and the tables to find them by.
-    pub(super) fn used(&mut self) -> Option<u64> {
-        if let Some(used) = used(&self.status_text()?) {
-            return Some(used);
-        }
-        // Of a process whose first thread has ended it does not tell.
-        let length = self.rollup.read_at(&mut self.text, 0).ok()?;
-        let own = own_memory(&String::from_utf8_lossy(&self.text[..length]))?;
-        Some(Tables::of(&self.areas)?.with(own))
-    }
-
     /// What the kernel says of the guest. Its name need not be text.
     pub(super) fn status_text(&mut self) -> Option<Cow<'_, str>> {
         let length = self.status.read_at(&mut self.text, 0).ok()?;
@@ -569,15 +459,6 @@ fn own(threads: &Threads, number: i32, otherwise: Errno) -> Next {
         Next::Serve
     } else {
         failed(otherwise)
-    }
-}
-
-/// A call about memory that there is room for, where it is `mmap` with these flags.
-fn memory(registers: &Registers, flags: u64) -> Next {
-    if registers.orig_rax == libc::SYS_mmap as u64 && flags != registers.r10 {
-        Next::ServeWith(Change::Flags(flags))
-    } else {
-        Next::Serve
     }
 }
 

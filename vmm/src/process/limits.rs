@@ -1,7 +1,7 @@
 //! How much memory a guest process may take, as limits of the host kernel.
 //!
 //! `RLIMIT_DATA` counts private writable memory when it is mapped, touched or not: what a guest may
-//! write. The filter and the monitor ([`super::calls`]) see to it that there is no other memory to write
+//! write. The filter and the monitor ([`super::memory`]) see to it that there is no other memory to write
 //! to. Two things it does not count, memory that was written and then made read-only, and page tables.
 //! Before a call that could make more of them the monitor counts what there is, so that it is at most
 //! as much again; it need not while all that was asked for since the last time would fit. What a guest may read and not write has a bound of its own, because one area needs as

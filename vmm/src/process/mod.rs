@@ -30,6 +30,7 @@ mod leave;
 mod limits;
 mod listener;
 mod looked;
+mod memory;
 mod pool_pages;
 mod printer;
 mod ptrace;

@@ -1,0 +1,73 @@
+/* `mremap`, wrong in itself or of what is not there, of pages of the image and of memory, also of more than may be had. */
+#include "told.h"
+#include <sys/mman.h>
+
+#define PAGE 4096L
+#define FLAGS_FIXED (MREMAP_MAYMOVE | MREMAP_FIXED)
+#define ELSEWHERE 0x200000000000L
+#define MUCH (1L << 40)
+#define END (1L << 47)
+
+static const char image[16 * 4096] __attribute__((aligned(4096))) = {1, 2, 3};
+
+static long move(const void *old, long old_length, long new_length, long flags, long new)
+{
+    long at = syscall(SYS_mremap, old, old_length, new_length, flags, new);
+    return at == -1 ? -1 : at == (long)old ? 0 : 1;
+}
+
+static void wrong(const char *what, const char *at)
+{
+    puts(what);
+    T(move(at, PAGE, PAGE, 8, ELSEWHERE));
+    T(move(at, PAGE, MUCH, 8, ELSEWHERE));
+    T(move(at, PAGE, MUCH, 1L << 32, ELSEWHERE));
+    T(move(at, PAGE, PAGE, MREMAP_FIXED, ELSEWHERE));
+    T(move(at, PAGE, MUCH, MREMAP_FIXED, ELSEWHERE));
+    T(move(at + 1, PAGE, 2 * PAGE, MREMAP_MAYMOVE, 0));
+    T(move(at + 1, PAGE, MUCH, MREMAP_MAYMOVE, 0));
+    T(move(at, PAGE, PAGE, FLAGS_FIXED, ELSEWHERE + 1));
+    T(move(at, PAGE, 0, MREMAP_MAYMOVE, 0));
+    T(move(at, PAGE, 0, FLAGS_FIXED, ELSEWHERE));
+    T(move(at, PAGE, -1, MREMAP_MAYMOVE, 0));
+    T(move(at, PAGE, -1, FLAGS_FIXED, ELSEWHERE));
+    T(move(at, PAGE, END, 0, 0));
+    T(move(at, PAGE, 2 * END, MREMAP_MAYMOVE, 0));
+    T(move(at, PAGE, -2 * PAGE, MREMAP_MAYMOVE, 0));
+    T(move(at, PAGE, PAGE, FLAGS_FIXED, -2 * PAGE));
+    T(move(at, PAGE, PAGE, FLAGS_FIXED, END - PAGE));
+    T(move(at, PAGE, 2 * PAGE, FLAGS_FIXED, END - 2 * PAGE));
+    T(move(at, 2 * PAGE, 2 * PAGE, FLAGS_FIXED, (long)at + PAGE));
+    T(move(at, 2 * PAGE, PAGE, FLAGS_FIXED, (long)at + PAGE));
+    T(move(at + PAGE, PAGE, 2 * PAGE, FLAGS_FIXED, (long)at));
+}
+
+int main(int count, char **arguments)
+{
+    if (count != 2 || image[0] != 1) return 2;
+    char *own = mmap(0, 8 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    wrong("memory", own);
+    wrong("the image", image);
+    wrong("nothing", (char *)ELSEWHERE + (1 << 30));
+    T(move((char *)ELSEWHERE, PAGE, 2 * PAGE, MREMAP_MAYMOVE, 0));
+    T(move((char *)ELSEWHERE, PAGE, PAGE, MREMAP_MAYMOVE, 0));
+    T(move((char *)ELSEWHERE, PAGE, MUCH, MREMAP_MAYMOVE, 0));
+    T(move((char *)ELSEWHERE, PAGE, MUCH, FLAGS_FIXED, ELSEWHERE + MUCH));
+    T(move(own, -1, PAGE, MREMAP_MAYMOVE, 0));
+    T(move(own, 0, PAGE, MREMAP_MAYMOVE, 0));
+    T(move(own, -2 * PAGE, PAGE, MREMAP_MAYMOVE, 0));
+    T(move(own, 2 * END, END / 2, MREMAP_MAYMOVE, 0));
+    /* What is upon the place is gone when the rest turns out to reach too far. */
+    char *upon = mmap((void *)ELSEWHERE, PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+    unsigned char there;
+    T(mincore(upon, PAGE, &there));
+    T(move(own, -2 * PAGE, PAGE, FLAGS_FIXED, ELSEWHERE));
+    T(mincore(upon, PAGE, &there));
+    /* Memory of its own where pages of the image were moves as any. */
+    T(munmap((void *)image, PAGE));
+    T(mmap((void *)image, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == (void *)image);
+    *(volatile char *)image = 5;
+    char *moved = (char *)syscall(SYS_mremap, image, PAGE, 2 * PAGE, MREMAP_MAYMOVE, 0);
+    T(moved != MAP_FAILED && *moved == 5);
+    return 0;
+}
