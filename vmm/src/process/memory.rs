@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 
 use rustix::io::Errno;
 
+use super::areas::Area;
 use super::calls::{Calls, Next, failed};
 use super::change::Change;
 use super::counts::{Tables, most, own_memory, readable, used};
@@ -36,14 +37,16 @@ impl Calls {
             Err(error) => return failed(error),
         };
         if self.pool.would_move(&remap, &self.areas) {
-            return failed(Errno::FAULT);
+            // A program's image is private to it, and such memory is not had twice.
+            let is_twice = remap.old_length == 0;
+            return failed(if is_twice { Errno::INVAL } else { Errno::FAULT });
         }
-        let next = self.memory(tracee, registers);
-        // The kernel looks for what is to be moved before it counts.
-        if next == failed(Errno::NOMEM) && self.areas.hold(remap.old) == Some(false) {
-            return failed(Errno::FAULT);
+        match self.memory(tracee, registers) {
+            refused if refused == failed(Errno::NOMEM) => {
+                failed(not_moved(&remap, self.areas.at(remap.old)))
+            }
+            next => next,
         }
-        next
     }
 
     /// `brk`. `RLIMIT_DATA` bounds what is writable; what was made inaccessible since is counted as for any memory.
@@ -149,5 +152,52 @@ fn memory(registers: &Registers, flags: u64) -> Next {
         Next::ServeWith(Change::Flags(flags))
     } else {
         Next::Serve
+    }
+}
+
+/// What the kernel would say of a call that there is no room for, by the `area` that holds what is to be moved: it looks at that
+/// first (`check_prep_vma`, mm/mremap.c).
+fn not_moved(remap: &Remap, area: Option<Area>) -> Errno {
+    let Some(area) = area else {
+        return Errno::FAULT;
+    };
+    if remap.old_length == 0 && area.has(b'p') {
+        return Errno::INVAL;
+    }
+    if remap.growth() > 0 && remap.old_length > area.end - remap.old {
+        return Errno::FAULT;
+    }
+    Errno::NOMEM
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::areas::of_text;
+
+    #[test]
+    fn what_the_kernel_looks_at_first_is_said_first() {
+        let area = |rights: &str| {
+            let text = format!("00400000-00402000 {rights} 00000000 00:21 7 /x\n");
+            of_text(text.as_bytes()).unwrap().pop()
+        };
+        let [private, shared] = ["r--p", "r--s"].map(area);
+        for (area, [length, new_length], expected) in [
+            (None, [0x1000, 0x2000], Errno::FAULT),
+            (None, [0, 0x2000], Errno::FAULT),
+            (private, [0x1000, 0x2000], Errno::NOMEM),
+            (private, [0x2000, 0x3000], Errno::NOMEM),
+            (private, [0x2001, 0x4000], Errno::FAULT),
+            // Several may be moved at once, as they are.
+            (private, [0x3000, 0x3000], Errno::NOMEM),
+            (private, [0, 0x1000], Errno::INVAL),
+            (private, [u64::MAX, 0x1000], Errno::INVAL),
+            (shared, [0, 0x1000], Errno::NOMEM),
+        ] {
+            let arguments = [0x40_0000, length, new_length, 3, 0x7000_0000, 0];
+            let remap = Remap::of(arguments).unwrap();
+            let found = not_moved(&remap, area);
+            assert_eq!(found, expected, "{length:#x} {new_length:#x}");
+        }
     }
 }

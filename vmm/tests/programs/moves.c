@@ -57,6 +57,10 @@ int main(int count, char **arguments)
     T(move(own, 0, PAGE, MREMAP_MAYMOVE, 0));
     T(move(own, -2 * PAGE, PAGE, MREMAP_MAYMOVE, 0));
     T(move(own, 2 * END, END / 2, MREMAP_MAYMOVE, 0));
+    T(move(own, MUCH, 2 * MUCH, MREMAP_MAYMOVE, 0));
+    T(move(own, 0, MUCH, MREMAP_MAYMOVE, 0));
+    T(move(image, 0, PAGE, MREMAP_MAYMOVE, 0));
+    T(move(image, -1, MUCH, MREMAP_MAYMOVE, 0));
     /* What is upon the place is gone when the rest turns out to reach too far. */
     char *upon = mmap((void *)ELSEWHERE, PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
     unsigned char there;
