@@ -108,7 +108,7 @@ impl Room {
     }
 }
 
-/// Statistics and when they were counted: counting visits every page of the index.
+/// Statistics and when they were counted: counting visits most records of the index.
 #[derive(Debug)]
 struct Counted {
     generation: u64,

@@ -102,7 +102,8 @@ impl Problem {
             Self::LeakedFile => "restart poolsvc: it moves files that no commit recorded to lost/",
             Self::LostFile => "remove it if nobody misses it; no page of the index is in it",
             Self::Totals => {
-                "nothing is lost, and numbers of pages that are told are wrong: please report it, it is a defect of this program"
+                "nothing is lost, and numbers of pages that were told are wrong, by a defect of this program: please report it; once the service \
+                 itself has found it (pool fsck), it counts them anew"
             }
             Self::LateMark => "nothing is lost; the next service that opens the store brings it up",
             Self::Superblock | Self::Mark | Self::Index | Self::Journal | Self::Unreadable => {
@@ -408,6 +409,7 @@ fn check_totals(store: &Snapshot<'_>, report: &mut FsckReport) {
         && report.is_sound()
         && told != found
     {
+        report.note(store.view().forget_totals());
         report.find(
             Problem::Totals,
             format!(

@@ -8,7 +8,7 @@ use crate::format::{SegmentKind, SegmentRecord, SegmentState};
 use crate::index::records::{self, Records};
 use crate::snapshot::Snapshot;
 
-/// The state of a store in numbers. Counted from the index at each call.
+/// The state of a store in numbers. All but pages and windows is counted from the index at each call.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreStats {
     /// Tags.

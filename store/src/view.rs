@@ -277,6 +277,12 @@ impl StoreView {
         self.snapshot().stats()
     }
 
+    /// The [totals](crate::Reader::totals) that commits have told were found wrong: in the process that writes, they are counted when somebody asks
+    /// next.
+    pub fn forget_totals(&self) -> Result<()> {
+        self.index.forget_totals()
+    }
+
     /// Bytes of disk that a segment takes up.
     pub fn segment_disk_usage(&self, id: SegmentId) -> Result<u64> {
         self.backend.disk_usage(id)

@@ -14,7 +14,7 @@ use crate::problem::{Problem, Result};
 use crate::service::{Service, blocking};
 use crate::types::{Health, Stats, Version};
 
-/// How old the store's figures in `/metrics` may be: counting visits every page of the index.
+/// How old the store's figures in `/metrics` may be: counting visits most records of the index.
 const METRICS_AGE: Duration = Duration::from_secs(15);
 
 pub(super) fn routes() -> OpenApiRouter<Service> {

@@ -102,8 +102,8 @@ pub(super) fn primary_options() -> Options {
 pub(crate) enum Followed {
     /// All of it.
     Whole,
-    /// Not where single pages and windows are. Of these there are more than of everything else together, and a collection changes very
-    /// many at once: a reader who does not ask for them neither waits for that nor has it in memory.
+    /// Not where single pages and windows are. Of these there are more than of everything else together, and uploads and collections change very
+    /// many: a reader who does not ask for them neither waits for that nor has it in memory.
     WithoutPages,
 }
 

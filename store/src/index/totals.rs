@@ -128,8 +128,10 @@ impl Reader<'_> {
         let Some(record) = self.get(META, TOTALS)? else {
             return Ok(None);
         };
-        let (number, totals) = Totals::decode(&record)
-            .ok_or_else(|| StoreError::Corrupt("the record of totals is not 24 bytes".into()))?;
+        // What is no record is none of the last commit.
+        let Some((number, totals)) = Totals::decode(&record) else {
+            return Ok(None);
+        };
         Ok((number == self.commits()?).then_some(totals))
     }
 
@@ -151,6 +153,18 @@ impl Reader<'_> {
 }
 
 impl Index {
+    /// What commits have said was found wrong: whoever asks next has pages and windows counted. Does nothing for who does not write.
+    pub(crate) fn forget_totals(&self) -> Result<()> {
+        let Role::Primary { count, .. } = &self.role else {
+            return Ok(());
+        };
+        let mut count = count.lock().unwrap_or_else(PoisonError::into_inner);
+        count.totals = None;
+        let mut batch = self.batch();
+        batch.forget(TOTALS);
+        self.write(&batch, false)
+    }
+
     /// Counts pages and windows if no commit has said how many there are, and has the index say so. Others commit meanwhile. What cannot be read,
     /// or a commit of which nobody knows what it comes to, keeps them from being known, and nothing else.
     pub(crate) fn know_totals(&self) {
@@ -267,6 +281,26 @@ mod tests {
         push(&store, "last@1", &content(9, 3)).unwrap();
         let pages = store.snapshot().totals().unwrap().unwrap().pages;
         assert_eq!(pages, 1505);
+    }
+
+    #[test]
+    fn what_was_found_wrong_is_counted_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(directory.path());
+        push(&store, "a@1", &content(1, 20)).unwrap();
+        let index = &store.view.index;
+        let commits = store.snapshot().commits().unwrap();
+        let told = || store.snapshot().totals().unwrap();
+        for wrong in [&Totals::default().encode(commits)[..], b"no record"] {
+            let mut batch = index.batch();
+            batch.note(TOTALS, wrong);
+            index.write(&batch, true).unwrap();
+            assert_ne!(told().map(|totals| totals.pages), Some(20));
+            store.forget_totals().unwrap();
+            assert_eq!(told(), None);
+            assert_eq!(store.stats().unwrap().stored_pages.0, 20);
+            assert_eq!(told().map(|totals| totals.pages), Some(20));
+        }
     }
 
     #[test]
