@@ -106,7 +106,7 @@ impl Follower {
                 marked: now.generation,
                 is_another,
                 was_beyond: beyond.is_some(),
-                // Otherwise who asks is not told of it by this.
+                // What does not count yet is looked at again soon: nobody is kept waiting for it.
                 waits: before != Some(now),
             };
             place.catch_up(index, &wanted)?;
