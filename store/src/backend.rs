@@ -15,6 +15,7 @@ use rustix::fs::{XattrFlags, getxattr, setxattr};
 use rustix::io::Errno;
 
 use crate::error::{Result, StoreError};
+use crate::freeing;
 
 /// A file, by device and inode, which no other has while it is open.
 pub type Identity = (u64, u64);
@@ -272,11 +273,14 @@ impl Backend for DirectoryBackend {
 
     fn unlink(&self, id: SegmentId) -> Result<()> {
         let path = self.path(id);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other.map_err(|source| StoreError::io("removing the segment", &path, source)),
-        }?;
-        self.sync_directory()
+        let opened = open_file(&path, OpenOptions::new().write(true));
+        remove_if_there(&path)
+            .map_err(|source| StoreError::io("removing the segment", &path, source))?;
+        self.sync_directory()?;
+        if let Ok(file) = opened {
+            freeing::free(&file);
+        }
+        Ok(())
     }
 
     fn set_aside(&self, id: SegmentId) -> Result<PathBuf> {
@@ -358,7 +362,45 @@ impl Backend for DirectoryBackend {
         let file = tempfile::tempfile_in(&self.staging).map_err(|source| {
             StoreError::io("creating a temporary file in", &self.staging, source)
         })?;
-        Ok(Arc::new(file))
+        Ok(Arc::new(Temporary(file)))
+    }
+}
+
+/// A file that never had a name.
+#[derive(Debug)]
+struct Temporary(File);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if let Err(error) = freeing::in_steps(&self.0) {
+            tracing::debug!(%error, "a temporary file is freed as a whole");
+        }
+    }
+}
+
+impl SegmentFile for Temporary {
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        SegmentFile::read_exact_at(&self.0, buffer, offset)
+    }
+
+    fn write_all_at(&self, buffer: &[u8], offset: u64) -> io::Result<()> {
+        SegmentFile::write_all_at(&self.0, buffer, offset)
+    }
+
+    fn write_parts_at(&self, parts: &[&[u8]], offset: u64) -> io::Result<()> {
+        self.0.write_parts_at(parts, offset)
+    }
+
+    fn discard(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        self.0.discard(offset, bytes)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync()
+    }
+
+    fn file(&self) -> Option<&File> {
+        Some(&self.0)
     }
 }
 

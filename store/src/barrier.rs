@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use pool_core::digest::ObjectId;
-use pool_core::extent::{Extent, SegmentId, Slot};
+use pool_core::extent::{Extent, ExtentMap, SegmentId, Slot};
 use pool_core::page::PAGES_PER_WINDOW;
 
 use crate::format::Location;
@@ -14,6 +14,8 @@ pub(crate) struct Barrier {
     objects: HashSet<ObjectId>,
     /// Slots of each segment, and segments that were appended to without any.
     slots: HashMap<SegmentId, HashSet<Slot>>,
+    /// Objects that have been removed, and are put back if somebody has come to lease them meanwhile.
+    pub(crate) limbo: Vec<ExtentMap>,
 }
 
 impl Barrier {

@@ -13,17 +13,18 @@
 use std::cell::Cell;
 use std::collections::HashSet;
 use std::ops::ControlFlow;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pool_core::digest::{ObjectId, PageId, WindowId};
 use pool_core::extent::SegmentId;
-use pool_core::name::{LibraryRef, Named};
+use pool_core::name::LibraryRef;
 use serde::{Deserialize, Serialize};
 
 use crate::barrier::Barrier;
+use crate::change::Turn;
 use crate::error::{Result, StoreError};
 use crate::format::{Location, ObjectRecord, SegmentState};
-use crate::index::Batch;
+use crate::index::Reader;
 use crate::manifest::Timestamp;
 use crate::references::library_keeper;
 use crate::{Store, Writer};
@@ -131,21 +132,27 @@ impl Store {
     /// the time that the index is [not to be trusted](crate::StoreView::distrusts_index) any more.
     pub fn begin_watched_collection<'a>(&'a self, watch: Watch<'a>) -> Result<Collection<'a>> {
         self.check_trusted()?;
-        let mut writer = self.writer();
-        if writer.barrier.is_some() {
-            return Err(StoreError::CollectionRunning);
-        }
-        let epoch = self.epoch()? + 1;
-        let mut batch = self.view.index.batch();
-        batch.put_epoch(epoch);
-        batch.commit()?;
-        writer.barrier = Some(Barrier::default());
-        Ok(Collection {
-            store: self,
-            epoch,
-            watch,
-            longest_hold: Cell::default(),
-        })
+        let mut collection = {
+            let barrier = &mut self.joining().barrier;
+            if barrier.is_some() {
+                return Err(StoreError::CollectionRunning);
+            }
+            *barrier = Some(Barrier::default());
+            Collection {
+                store: self,
+                epoch: 0,
+                watch,
+                longest_hold: Cell::default(),
+            }
+        };
+        // What has joined before the barrier was there is durable once this is, so that whoever looks finds it.
+        let begins = |turn: &mut Turn<'_>, ()| {
+            let epoch = turn.now.epoch()? + 1;
+            turn.batch.put_epoch(epoch);
+            Ok(epoch)
+        };
+        collection.epoch = collection.step_anyway(|_| Ok(()), begins)?;
+        Ok(collection)
     }
 }
 
@@ -184,12 +191,14 @@ impl Store {
                 }),
             }
         }
-        let mut batch = self.view.index.batch();
-        for id in &reaped.segments {
-            batch.delete_segment(*id);
-        }
-        let _writer = self.writer();
-        if let Err(error) = batch.commit() {
+        let forgotten = self.change(|_, batch| {
+            reaped
+                .segments
+                .iter()
+                .for_each(|id| batch.delete_segment(*id));
+            Ok(())
+        });
+        if let Err(error) = forgotten {
             // The files are gone; their records go with the next call. A full disk has room now.
             tracing::warn!(%error, "records of unlinked segments stay for now");
         }
@@ -204,7 +213,7 @@ impl Store {
 
 impl Drop for Collection<'_> {
     fn drop(&mut self) {
-        self.store.writer().barrier = None;
+        self.store.joining().barrier = None;
     }
 }
 
@@ -229,74 +238,93 @@ impl<'a> Collection<'a> {
         self.store.view.index.reserve().is_ok()
     }
 
-    /// Runs `work` under the writer's lock, unless the collection is to end, and measures how long it was held.
-    pub(crate) fn locked<T>(&self, work: impl FnOnce(&mut Writer) -> Result<T>) -> Result<T> {
+    /// Decides a change under the writer's lock, unless the collection is to end, and answers once it is durable. See [`Store::step`].
+    pub(crate) fn step<T>(&self, mut change: impl FnMut(&mut Turn<'_>) -> Result<T>) -> Result<T> {
+        self.planned(|_| Ok(()), |turn, ()| change(turn))
+    }
+
+    /// The same of what is looked at before that.
+    pub(crate) fn planned<P, T>(
+        &self,
+        plan: impl FnMut(&Reader<'_>) -> Result<P>,
+        change: impl FnMut(&mut Turn<'_>, P) -> Result<T>,
+    ) -> Result<T> {
+        self.check_goes_on()?;
+        self.step_anyway(plan, change)
+    }
+
+    /// As [`Collection::planned`], for what has to be done of a collection that ends, too.
+    fn step_anyway<P, T>(
+        &self,
+        plan: impl FnMut(&Reader<'_>) -> Result<P>,
+        change: impl FnMut(&mut Turn<'_>, P) -> Result<T>,
+    ) -> Result<T> {
+        self.store.step(&self.longest_hold, plan, change)
+    }
+
+    fn check_goes_on(&self) -> Result<()> {
         if (self.watch)().is_break() {
             return Err(StoreError::CollectionStopped);
         }
-        self.store.check_trusted()?;
-        self.locked_anyway(work)
+        self.store.check_trusted()
     }
 
-    /// As [`Collection::locked`], for what has to be done of a collection that ends, too.
-    pub(crate) fn locked_anyway<T>(
-        &self,
-        work: impl FnOnce(&mut Writer) -> Result<T>,
-    ) -> Result<T> {
-        let stepping = self.store.stepping();
-        // From here on commits wait, for what is on its way as well.
-        let since = Instant::now();
-        let mut writer = self.store.alone(stepping);
-        let result = work(&mut writer);
-        drop(writer);
-        let held = since.elapsed();
-        self.longest_hold.set(self.longest_hold.get().max(held));
-        result
+    /// Runs `work` under the writer's lock, alone, also of a collection that ends.
+    pub(crate) fn alone<T>(&self, work: impl FnOnce(&mut Writer) -> Result<T>) -> Result<T> {
+        work(&mut self.store.hold_alone(&self.longest_hold).writer)
     }
 
-    /// Proposes changes for each of `items`, at most [`MAX_BATCH`] at a time, and counts those
-    /// that were made.
+    /// Proposes changes for each of `items` that is where it is said as `is_there` sees it, at most [`MAX_BATCH`] at a time, and
+    /// counts those that were made.
     pub(crate) fn in_batches<T>(
         &self,
         items: &[T],
-        mut change: impl FnMut(&mut Barrier, &mut Batch<'_>, &T) -> Result<bool>,
+        are_there: impl Fn(&Reader<'_>, &[T]) -> Result<Vec<bool>>,
+        mut change: impl FnMut(&mut Turn<'_>, &T) -> Result<bool>,
     ) -> Result<u64> {
         let mut made = 0;
         for chunk in items.chunks(MAX_BATCH) {
-            self.locked(|writer| {
-                let barrier = running_barrier(writer)?;
-                let mut batch = self.store.view.index.batch();
-                for item in chunk {
-                    made += u64::from(change(barrier, &mut batch, item)?);
-                }
-                batch.commit()
-            })?;
+            made += self.planned(
+                |now| are_there(now, chunk),
+                |turn, are_there| {
+                    let mut made = 0;
+                    for (item, _) in chunk.iter().zip(are_there).filter(|(_, is)| *is) {
+                        made += u64::from(change(turn, item)?);
+                    }
+                    Ok(made)
+                },
+            )?;
         }
         Ok(made)
     }
 
-    /// The same for those of `pages` that are where it is said. All of a batch are looked up at once: commits wait meanwhile.
+    /// The same for pages.
     pub(crate) fn pages_in_batches(
         &self,
         pages: &[(PageId, Location)],
-        mut change: impl FnMut(&mut Barrier, &mut Batch<'_>, PageId, Location) -> Result<bool>,
+        change: impl FnMut(&mut Turn<'_>, &(PageId, Location)) -> Result<bool>,
     ) -> Result<u64> {
-        let mut made = 0;
-        for chunk in pages.chunks(MAX_BATCH) {
-            let ids: Vec<_> = chunk.iter().map(|(id, _)| *id).collect();
-            self.locked(|writer| {
-                let barrier = running_barrier(writer)?;
-                let index = &self.store.view.index;
-                let mut batch = index.batch();
-                for ((id, at), found) in chunk.iter().zip(index.now().pages(&ids)?) {
-                    if found == Some(*at) {
-                        made += u64::from(change(barrier, &mut batch, *id, *at)?);
-                    }
-                }
-                batch.commit()
-            })?;
-        }
-        Ok(made)
+        let are_there = |now: &Reader<'_>, pages: &[(PageId, Location)]| {
+            let ids: Vec<_> = pages.iter().map(|(id, _)| *id).collect();
+            let found = now.pages(&ids)?;
+            let both = pages.iter().zip(found);
+            Ok(both.map(|((_, at), found)| found == Some(*at)).collect())
+        };
+        self.in_batches(pages, are_there, change)
+    }
+
+    /// The same for windows.
+    pub(crate) fn windows_in_batches(
+        &self,
+        windows: &[(WindowId, Location)],
+        change: impl FnMut(&mut Turn<'_>, &(WindowId, Location)) -> Result<bool>,
+    ) -> Result<u64> {
+        let are_there = |now: &Reader<'_>, windows: &[(WindowId, Location)]| {
+            let each = windows.iter();
+            each.map(|(id, at)| Ok(now.window(id)? == Some(*at)))
+                .collect()
+        };
+        self.in_batches(windows, are_there, change)
     }
 
     /// Removes library versions that still have no user, pin or lease and have been unused since
@@ -307,90 +335,126 @@ impl<'a> Collection<'a> {
         unused_before: Timestamp,
     ) -> Result<Vec<LibraryRef>> {
         let mut deleted = Vec::new();
-        self.in_batches(libraries, |_, batch, library| {
-            let Some(record) = self.store.library(library)? else {
-                return Ok(false);
-            };
-            let long_unused = record
-                .unused_since
-                .is_some_and(|since| since <= unused_before);
-            if !long_unused
-                || library_keeper(&self.store.view.index.now(), library, &record)?.is_some()
-                || self.store.object_is_leased(record.object)?
-            {
-                return Ok(false);
-            }
-            batch.delete_library(library);
-            // Whatever comes of the batch.
-            let name = Named::Library(library.clone());
-            self.store.quotas.unsettle(name);
-            deleted.push(library.clone());
-            Ok(true)
-        })?;
+        for chunk in libraries.chunks(MAX_BATCH) {
+            deleted.extend(self.step(|turn| {
+                let mut deleted = Vec::new();
+                for library in chunk {
+                    if self.is_unused(&turn.now, library, unused_before)? {
+                        turn.batch.delete_library(library);
+                        deleted.push(library.clone());
+                    }
+                }
+                Ok(deleted)
+            })?);
+        }
         Ok(deleted)
+    }
+
+    /// True of a library version that nobody uses, pins or leases, and nobody has used since.
+    fn is_unused(&self, now: &Reader<'_>, library: &LibraryRef, since: Timestamp) -> Result<bool> {
+        let Some(record) = now.library(library)? else {
+            return Ok(false);
+        };
+        let is_unused = record.unused_since.is_some_and(|unused| unused <= since)
+            && library_keeper(now, library, &record)?.is_none()
+            && !self.store.object_is_leased(record.object)?;
+        Ok(is_unused)
     }
 
     /// Removes objects that no commit has referred to since the collection began and that nobody
     /// leases. A leased one is protected, with its pages, for the rest of the collection.
     pub fn delete_objects(&self, objects: &[ObjectId]) -> Result<u64> {
-        let mut left = objects.iter();
+        let mut left = objects;
         let mut deleted = 0;
-        while !left.as_slice().is_empty() {
-            deleted += self.locked(|writer| self.delete_object_batch(writer, &mut left))?;
+        while !left.is_empty() {
+            deleted += self.delete_object_batch(&mut left)?;
         }
         Ok(deleted)
     }
 
     /// Takes the next of `left`, as many as a batch has room for.
-    fn delete_object_batch(
+    fn delete_object_batch(&self, left: &mut &[ObjectId]) -> Result<u64> {
+        self.check_goes_on()?;
+        let _limbo = Limbo(self.store);
+        let removed = self.step_anyway(
+            |now| self.next_objects(now, left),
+            |turn, (found, rest)| {
+                let barrier = running_barrier(turn.writer)?;
+                barrier.limbo.clear();
+                let mut deleted = Vec::new();
+                for candidate in found {
+                    let Candidate { id, record, .. } = candidate;
+                    if barrier.protects_object(id) {
+                        continue;
+                    }
+                    if candidate.is_leased {
+                        barrier.protect(id, record.map.extents());
+                        continue;
+                    }
+                    turn.batch.delete_object(id);
+                    barrier.limbo.push(record.map.clone());
+                    deleted.push((id, record));
+                }
+                Ok((deleted, rest))
+            },
+        );
+        let (deleted, rest) = removed?;
+        *left = rest;
+        // Whoever took a lease since the question above has either looked before the removal,
+        // and shows up now, or looks after it, and finds nothing.
+        let mut taken = Vec::new();
+        for (id, record) in &deleted {
+            if self.store.object_is_leased(*id)? {
+                taken.push((*id, record));
+            }
+        }
+        if !taken.is_empty() {
+            let put_back = |turn: &mut Turn<'_>, ()| {
+                for (id, record) in &taken {
+                    running_barrier(turn.writer)?.protect(*id, record.map.extents());
+                    // Unless it was pushed again meanwhile.
+                    if turn.now.object(*id)?.is_none() {
+                        turn.batch.put_object(*id, record);
+                    }
+                }
+                Ok(())
+            };
+            self.step_anyway(|_| Ok(()), put_back)?;
+        }
+        Ok((deleted.len() - taken.len()) as u64)
+    }
+
+    /// Those of the next objects that there are, as many as a batch has room for, and those behind them.
+    fn next_objects<'o>(
         &self,
-        writer: &mut Writer,
-        left: &mut std::slice::Iter<'_, ObjectId>,
-    ) -> Result<u64> {
-        let barrier = running_barrier(writer)?;
-        let mut batch = self.store.view.index.batch();
-        let mut deleted = Vec::new();
-        let mut room = MAX_BATCH;
+        now: &Reader<'_>,
+        objects: &'o [ObjectId],
+    ) -> Result<(Vec<Candidate>, &'o [ObjectId])> {
+        let (mut found, mut rest, mut room) = (Vec::new(), objects, MAX_BATCH);
         while room > 0
-            && let Some(id) = left.next()
+            && let Some((id, after)) = rest.split_first()
         {
-            let Some(record) = self.store.object(*id)? else {
+            rest = after;
+            let Some(record) = now.object(*id)? else {
                 room -= 1;
                 continue;
             };
             room = room.saturating_sub(weight(&record));
-            if barrier.protects_object(*id) {
-                continue;
-            }
-            if self.store.object_is_leased(*id)? {
-                barrier.protect(*id, record.map.extents());
-                continue;
-            }
-            batch.delete_object(*id);
-            deleted.push((*id, record));
+            found.push(Candidate {
+                id: *id,
+                record,
+                is_leased: self.store.object_is_leased(*id)?,
+            });
         }
-        batch.commit()?;
-        // Whoever took a lease since the question above has either looked before the removal,
-        // and shows up now, or looks after it, and finds nothing.
-        let mut restore = self.store.view.index.batch();
-        let mut restored = 0;
-        for (id, record) in &deleted {
-            if self.store.object_is_leased(*id)? {
-                restore.put_object(*id, record);
-                barrier.protect(*id, record.map.extents());
-                restored += 1;
-            }
-        }
-        restore.commit()?;
-        Ok(deleted.len() as u64 - restored)
+        Ok((found, rest))
     }
 
     /// Removes pages from the index, unless a commit refers to their slot.
     pub fn delete_pages(&self, pages: &[(PageId, Location)]) -> Result<u64> {
-        self.pages_in_batches(pages, |barrier, batch, id, at| {
-            let goes = !barrier.protects(at);
+        self.pages_in_batches(pages, |turn, (id, at)| {
+            let goes = !running_barrier(turn.writer)?.protects(*at);
             if goes {
-                batch.delete_page(id);
+                turn.batch.delete_page(*id);
             }
             Ok(goes)
         })
@@ -398,13 +462,12 @@ impl<'a> Collection<'a> {
 
     /// Removes densely stored windows from the index, unless a commit refers to them.
     pub fn delete_windows(&self, windows: &[(WindowId, Location)]) -> Result<u64> {
-        self.in_batches(windows, |barrier, batch, (id, location)| {
-            let moved = self.store.view.index.now().window(id)? != Some(*location);
-            if moved || barrier.protects_window(*location) {
-                return Ok(false);
+        self.windows_in_batches(windows, |turn, (id, at)| {
+            let goes = !running_barrier(turn.writer)?.protects_window(*at);
+            if goes {
+                turn.batch.delete_window(*id);
             }
-            batch.delete_window(*id);
-            Ok(true)
+            Ok(goes)
         })
     }
 
@@ -434,36 +497,52 @@ impl<'a> Collection<'a> {
         drop(snapshot);
         let mut retired = Vec::new();
         for id in segments.iter().filter(|id| unused.contains(id)) {
-            let done = self.locked(|writer| {
-                if running_barrier(writer)?.protects_any_of(*id) {
-                    return Ok(false);
-                }
-                self.retire_locked(writer, *id)
+            let done = self.step(|turn| {
+                let is_used = running_barrier(turn.writer)?.protects_any_of(*id);
+                Ok(!is_used && turn.retire(*id)?)
             })?;
             retired.extend(done.then_some(*id));
         }
         Ok(retired)
     }
+}
 
+impl Turn<'_> {
     /// Retires a segment that nothing refers to; false when it is retired or gone already, or a commit under way writes to it.
-    pub(crate) fn retire_locked(&self, writer: &mut Writer, id: SegmentId) -> Result<bool> {
-        if writer.appender.is_held(id) {
+    pub(crate) fn retire(&mut self, id: SegmentId) -> Result<bool> {
+        if self.writer.appender.is_held(id) {
             return Ok(false);
         }
-        let Some(mut record) = self.store.segment(id)? else {
+        let Some(mut record) = self.now.segment(id)? else {
             return Ok(false);
         };
         let was = std::mem::replace(&mut record.state, SegmentState::Retired);
         if was == SegmentState::Retired {
             return Ok(false);
         }
-        let mut batch = self.store.view.index.batch();
-        batch.put_segment(id, &record);
-        batch.commit()?;
+        self.batch.put_segment(id, &record);
         if was == SegmentState::Open {
-            writer.appender.let_go(id);
+            self.writer.appender.let_go(id);
         }
         Ok(true)
+    }
+}
+
+/// An object that is to be removed.
+struct Candidate {
+    id: ObjectId,
+    record: ObjectRecord,
+    is_leased: bool,
+}
+
+/// Ends what is between being removed and being found leased.
+struct Limbo<'a>(&'a Store);
+
+impl Drop for Limbo<'_> {
+    fn drop(&mut self) {
+        if let Some(barrier) = &mut self.0.joining().barrier {
+            barrier.limbo.clear();
+        }
     }
 }
 
@@ -519,7 +598,7 @@ mod tests {
         let did = |what| order.lock().unwrap().push(what);
         thread::scope(|threads| {
             for nth in 0..3 {
-                let step = collection.locked(|_| {
+                let step = collection.step(|_| {
                     did((nth, "step"));
                     let (store, did) = (&store, &did);
                     threads.spawn(move || {

@@ -9,11 +9,11 @@ use std::sync::{Arc, MutexGuard};
 
 use pool_core::digest::ObjectId;
 
+use crate::change::MOST_ROUNDS;
 use crate::claims::{Given, PageReader, Proven};
 use crate::error::Result;
 use crate::format::{Location, ObjectRecord};
-use crate::group::{Failed, Part, Place};
-use crate::index::{Batch, Pending, Reader};
+use crate::group::{Failed, Part};
 use crate::intake::{Intake, Known, Planned};
 use crate::moment::Moment;
 use crate::precondition::Precondition;
@@ -23,9 +23,6 @@ use crate::steps::{Step, reached};
 use crate::stored::Stored;
 use crate::upload::{CommitSummary, Target, UploadManifest};
 use crate::{Store, Writer, references};
-
-/// How often a change is tried together with others, which may fail it, before it is made alone.
-const MOST_ROUNDS: u32 = 8;
 
 /// How often a plan is made without the lock that something overtakes, before one is made under it.
 const MOST_PLANS: u32 = 3;
@@ -52,6 +49,7 @@ struct Decided {
     summary: CommitSummary,
     objects: BTreeMap<ObjectId, ObjectRecord>,
     can_mend: bool,
+    moves: bool,
     /// Slots of new pages and windows, if more may have been written.
     used: Option<HashSet<Location>>,
     weighed: Weighed,
@@ -106,83 +104,6 @@ impl Store {
             }
         }
     }
-
-    /// Changes names: `change` decides in the order of all commits, by what it is shown, and may be asked again. Answers
-    /// once that is durable.
-    pub(crate) fn change<T>(
-        &self,
-        mut change: impl FnMut(&Reader<'_>, &mut Batch<'_>) -> Result<T>,
-    ) -> Result<T> {
-        let index = &self.view.index;
-        let mut rounds = 0;
-        loop {
-            rounds += 1;
-            let is_alone = rounds > MOST_ROUNDS;
-            let writer = self.to_commit(is_alone);
-            let sight = self.groups.sight();
-            let mut batch = index.batch();
-            let made = change(&index.ahead(sight.pending()), &mut batch);
-            let made = made.and_then(|answer| {
-                let mut pending = Pending::default();
-                pending.add(batch.changes());
-                let pending = Arc::new(pending);
-                let weighed = self.quotas.weigh(index, &sight, &pending)?;
-                let part = Part {
-                    changes: batch.into_changes(),
-                    pending,
-                    written: Vec::new(),
-                    recorded: Vec::new(),
-                };
-                Ok((answer, part, weighed))
-            });
-            let (answer, part, weighed) = match made {
-                Ok((answer, part, weighed)) if !part.changes.is_empty() => (answer, part, weighed),
-                made => {
-                    drop(writer);
-                    if self.groups.stands(index, &sight) {
-                        let (answer, ..) = made?;
-                        index.acknowledge()?;
-                        return Ok(answer);
-                    }
-                    continue;
-                }
-            };
-            let place = self.groups.join(index, &sight, part);
-            if place.is_some() {
-                self.quotas.note(weighed);
-            }
-            match self.wait(writer, is_alone, place) {
-                Ok(()) => {
-                    index.acknowledge()?;
-                    return Ok(answer);
-                }
-                Err(Failed::Itself(error)) => return Err(error),
-                Err(Failed::Other) => {}
-            }
-        }
-    }
-
-    /// The writer's lock for a change that joins a group, or one that is made alone.
-    fn to_commit(&self, is_alone: bool) -> MutexGuard<'_, Writer> {
-        if is_alone {
-            self.writer()
-        } else {
-            self.joining()
-        }
-    }
-
-    /// Lets go of the writer's lock, unless this is to be made alone, and waits until a place's group is durable. That is
-    /// still to be [acknowledged](crate::index::Index::acknowledge).
-    fn wait(
-        &self,
-        writer: MutexGuard<'_, Writer>,
-        is_alone: bool,
-        place: Option<Place>,
-    ) -> std::result::Result<(), Failed> {
-        let _alone = is_alone.then_some(writer);
-        let place = place.ok_or(Failed::Other)?;
-        self.groups.wait(&self.view.index, &place)
-    }
 }
 
 impl<'a> Commit<'a, '_> {
@@ -212,6 +133,7 @@ impl<'a> Commit<'a, '_> {
         if let Some(place) = &place {
             prepared.joined(place);
             store.quotas.note(std::mem::take(&mut decided.weighed));
+            writer.sections += u64::from(decided.moves);
             if let Some(barrier) = &mut writer.barrier {
                 for (id, record) in &decided.objects {
                     barrier.protect(*id, record.map.extents());
@@ -305,6 +227,7 @@ impl<'a> Commit<'a, '_> {
             mut pending,
             objects,
             can_mend,
+            moves,
             mut summary,
         } = planned;
         let index = &self.store.view.index;
@@ -335,6 +258,7 @@ impl<'a> Commit<'a, '_> {
             summary,
             objects,
             can_mend,
+            moves,
             used,
             weighed,
         };

@@ -106,6 +106,11 @@ impl Sight {
         self.pending.is_empty()
     }
 
+    /// True when something on its way is moved or removed.
+    pub(crate) fn removes(&self) -> bool {
+        self.pending.iter().any(|pending| pending.removes())
+    }
+
     /// Commits that had joined a group.
     pub(crate) fn joined(&self) -> u64 {
         self.joined

@@ -34,6 +34,8 @@ pub(crate) struct Intake<'a, 'w> {
     batch: Batch<'a>,
     /// An object that was damaged has been placed anew.
     is_mended: bool,
+    /// Pages or windows that are on record were.
+    moves: bool,
     /// Every object of the upload, known ones included.
     objects: BTreeMap<ObjectId, ObjectRecord>,
     summary: CommitSummary,
@@ -58,6 +60,8 @@ pub(crate) struct Planned<'a> {
     pub(crate) objects: BTreeMap<ObjectId, ObjectRecord>,
     /// What others have damaged is here anew.
     pub(crate) can_mend: bool,
+    /// What is on record of pages, windows and objects may be other places than they come to have by this.
+    pub(crate) moves: bool,
     /// What was done.
     pub(crate) summary: CommitSummary,
 }
@@ -71,6 +75,7 @@ impl Planned<'_> {
     /// The same after others have committed, who may have stored some of it as well.
     pub(crate) fn overtaken(mut self) -> Self {
         self.batch.overtaken();
+        self.moves = true;
         self
     }
 }
@@ -96,6 +101,7 @@ impl<'a, 'w> Intake<'a, 'w> {
             distinct: HashSet::new(),
             batch: store.view.index.batch(),
             is_mended: false,
+            moves: false,
             objects: BTreeMap::new(),
             summary: CommitSummary::default(),
         }
@@ -116,6 +122,7 @@ impl<'a, 'w> Intake<'a, 'w> {
         placed.sort_unstable_by_key(|(id, _)| **id);
         for (id, at) in placed {
             if self.stored.has_page(id)? {
+                self.moves = true;
                 self.batch.move_page(*id, *at);
             } else {
                 self.batch.add_page(*id, *at);
@@ -128,6 +135,7 @@ impl<'a, 'w> Intake<'a, 'w> {
             batch: self.batch,
             objects: self.objects,
             can_mend,
+            moves: self.moves || self.is_mended,
             summary: self.summary,
         })
     }
@@ -269,6 +277,7 @@ impl<'a, 'w> Intake<'a, 'w> {
             return Ok(window);
         }
         if self.stored.has_window(&id)? {
+            self.moves = true;
             self.batch.move_window(id, window);
         } else {
             self.batch.add_window(id, window);

@@ -16,6 +16,7 @@ pub mod backend;
 pub mod backup;
 mod barrier;
 mod catalogue;
+mod change;
 mod claims;
 pub mod collection;
 mod commit;
@@ -28,6 +29,7 @@ mod error;
 pub mod evacuate;
 mod following;
 pub mod format;
+mod freeing;
 mod group;
 pub mod holders;
 mod index;
@@ -149,7 +151,7 @@ pub struct Store {
 }
 
 /// What changes under the writer's lock. Commits hold it for moments, to be handed slots and to be decided one after the
-/// other; a collection for one bounded batch at a time, between which it lets in who waits.
+/// other; a collection to decide one bounded batch at a time, between which it lets in who waits.
 #[derive(Debug)]
 struct Writer {
     appender: Appender,
@@ -269,14 +271,24 @@ impl Store {
     /// The writer's lock, for whatever is not a commit: all that has joined a group has come to its end, and plans
     /// of commits are made again.
     fn writer(&self) -> MutexGuard<'_, Writer> {
-        self.alone(self.joining())
+        let mut writer = self.joining();
+        self.settle(&mut writer);
+        writer
     }
 
     /// The same, for who has the lock already.
-    fn alone<'a>(&'a self, mut writer: MutexGuard<'a, Writer>) -> MutexGuard<'a, Writer> {
+    fn settle(&self, writer: &mut Writer) {
         self.groups.drain(&self.view.index);
         writer.sections += 1;
-        writer
+    }
+
+    /// Waits until all that has joined a group by now has come to its end.
+    fn settled(&self) {
+        let sight = {
+            let _writer = self.joining();
+            self.groups.sight()
+        };
+        self.groups.stands(&self.view.index, &sight);
     }
 
     /// The writer's lock, for a commit, which sees what is on its way ([`Groups::sight`]) and joins it.

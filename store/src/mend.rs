@@ -195,18 +195,23 @@ impl Store {
         let mut over: Vec<_> = damage.iter().map(|(at, _)| at).collect();
         let mut used = DamagedSlots::default();
         // No commit comes to refer to one of them, as they count as missing.
-        let snapshot = {
-            // Under the lock: a collection may take an object away for a moment.
-            let _writer = self.writer();
-            self.snapshot()
-        };
-        snapshot.for_each_object(|_, record| {
-            for extent in record.map.extents() {
+        let mut note = |map: &ExtentMap| {
+            for extent in map.extents() {
                 let (segment, slot) = (extent.segment, extent.slot);
                 for (at, expected) in damage.among(Location { segment, slot }, extent.count) {
                     used.note(at, expected);
                 }
             }
+        };
+        let snapshot = {
+            let writer = self.writer();
+            // A collection may take an object away for a moment.
+            let limbo = writer.barrier.iter().flat_map(|barrier| &barrier.limbo);
+            limbo.for_each(&mut note);
+            self.snapshot()
+        };
+        snapshot.for_each_object(|_, record| {
+            note(&record.map);
             Ok(())
         })?;
         drop(snapshot);

@@ -28,7 +28,7 @@ impl Moment {
     /// What is to be remembered of it.
     pub(crate) fn since(&self) -> Since {
         Since {
-            sections: self.sections,
+            sections: (!self.sight.removes()).then_some(self.sections),
             commits: self.sight.is_clear().then(|| self.sight.joined()),
         }
     }
@@ -37,7 +37,8 @@ impl Moment {
 /// A moment since which something was looked for in the index. It keeps nothing that was on its way then.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Since {
-    sections: u64,
+    /// None when something was on its way that moves or removes what was found: it may not have been seen.
+    sections: Option<u64>,
     /// How many commits there had been, if nothing was on its way.
     commits: Option<u64>,
 }
@@ -45,7 +46,7 @@ pub(crate) struct Since {
 impl Since {
     /// True when what was found is where it was, as with [`Moment::keeps`].
     pub(crate) fn keeps(self, later: &Moment) -> bool {
-        self.sections == later.sections
+        self.sections == Some(later.sections)
     }
 
     /// True when what was not found is not there yet: there was nothing on its way, and nobody has joined before the other

@@ -11,7 +11,7 @@
 //!
 //! A change is weighed where it is decided, under the writer's lock, by sums that are kept in memory. They are counted from the
 //! index when quotas are set. Later only names are read again whose changes may not have come to what was noted: those that were on
-//! their way when a group came to nothing, and those of library versions that a collection has removed.
+//! their way when a group came to nothing.
 //!
 //! What does not grow needs no sums. So whatever of the index cannot be read, what is there can be removed and replaced.
 
@@ -66,7 +66,7 @@ struct Ledger {
     used: Vec<u64>,
     /// Names whose changes may not come, or have come, to what was noted.
     unsettled: HashSet<Named>,
-    /// Groups that had come to nothing when it was right; none when names were changed that nobody weighed.
+    /// Groups that had come to nothing when it was right; none before it is.
     right_at: Option<u64>,
 }
 
@@ -161,16 +161,6 @@ impl Quotas {
                 ledger.unsettled.insert(change.name.clone());
                 ledger.put(&self.quotas, change.name, change.after);
             }
-        }
-    }
-
-    /// Has a name looked at again that is changed without being weighed. To be called under the lock that it is changed under.
-    pub(crate) fn unsettle(&self, name: Named) {
-        if self.concern(&name)
-            && let Some(ledger) = &mut *self.ledger()
-        {
-            ledger.unsettled.insert(name);
-            ledger.right_at = None;
         }
     }
 

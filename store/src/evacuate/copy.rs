@@ -9,7 +9,7 @@ use pool_core::page::{PAGE_SIZE, PAGES_PER_WINDOW, WINDOW_SIZE};
 
 use super::moves::Moves;
 use super::survey::{LiveSlots, Survey};
-use crate::Writer;
+use crate::Store;
 use crate::backend::{Backend, SegmentFile};
 use crate::collection::{Collection, SkipReason, Skipped, running_barrier};
 use crate::damage::DamagedSlots;
@@ -171,32 +171,27 @@ impl Collection<'_> {
     }
 
     /// Reserves slots and records them as used, so that no rollback hands them out again.
-    fn reserve(&self, take: impl FnOnce(&mut Appender) -> Result<Vec<Room>>) -> Result<Vec<Room>> {
-        self.locked(|writer| {
-            let result = self.reserve_locked(writer, take);
-            writer.settle(result.is_ok());
-            result
-        })
-    }
-
-    fn reserve_locked(
-        &self,
-        writer: &mut Writer,
-        take: impl FnOnce(&mut Appender) -> Result<Vec<Room>>,
-    ) -> Result<Vec<Room>> {
-        writer.appender.begin()?;
-        let room = take(&mut writer.appender)?;
-        if room.is_empty() {
-            return Ok(room);
-        }
-        let mut batch = self.store.view.index.batch();
-        writer.appender.record_alone(&mut batch);
-        batch.commit()?;
-        // Nothing refers to the new slots yet, and no mark knows them.
-        let barrier = running_barrier(writer)?;
-        for (at, _) in &room {
-            barrier.protect_segment(at.segment);
-        }
+    fn reserve(&self, take: impl Fn(&mut Appender) -> Result<Vec<Room>>) -> Result<Vec<Room>> {
+        let mut holding = Holding::of(self.store)?;
+        let mut taken = None;
+        let room = self.step(|turn| {
+            let appender = &mut turn.writer.appender;
+            appender.begin()?;
+            // Once, however often this is asked: nobody else gets them as long as they are held.
+            let room: Vec<Room> = match taken.take() {
+                Some(room) => room,
+                None => take(appender)?,
+            };
+            taken = Some(room.clone());
+            turn.record();
+            // Nothing refers to the new slots yet, and no mark knows them.
+            let barrier = running_barrier(turn.writer)?;
+            for (at, _) in &room {
+                barrier.protect_segment(at.segment);
+            }
+            Ok(room)
+        })?;
+        holding.are_recorded = true;
         Ok(room)
     }
 
@@ -214,7 +209,7 @@ impl Collection<'_> {
                 tracing::warn!(%error, "giving disk back failed");
             }
         }
-        self.locked_anyway(|writer| {
+        self.alone(|writer| {
             writer.appender.begin()?;
             if writer.appender.holders() > 0 {
                 // Commits under way may write behind them. They stay used, by nothing.
@@ -234,6 +229,35 @@ impl Collection<'_> {
             // The appender takes up from the records.
             writer.appender.rollback()
         })
+    }
+}
+
+/// Keeps slots that were handed out from being handed out again before they are on record.
+struct Holding<'a> {
+    store: &'a Store,
+    are_recorded: bool,
+}
+
+impl<'a> Holding<'a> {
+    fn of(store: &'a Store) -> Result<Self> {
+        store.joining().appender.hold()?;
+        Ok(Self {
+            store,
+            are_recorded: false,
+        })
+    }
+}
+
+impl Drop for Holding<'_> {
+    fn drop(&mut self) {
+        let appender = &mut self.store.joining().appender;
+        appender.release(&[]);
+        if !self.are_recorded
+            && appender.holders() == 0
+            && let Err(error) = appender.rollback()
+        {
+            tracing::error!(%error, "forgetting slots that were reserved for a copy");
+        }
     }
 }
 

@@ -59,22 +59,21 @@ impl Collection<'_> {
     ///
     /// When the index cannot be read or written. What was moved by then is whole in either place.
     pub fn evacuate(&self, segments: &[SegmentId]) -> Result<Evacuated> {
-        let mut sealed = Vec::new();
-        let mut held = Vec::new();
-        self.locked(|writer| {
+        let (sealed, held) = self.step(|turn| {
+            let (mut sealed, mut held) = (Vec::new(), Vec::new());
             for id in segments {
-                let record = self.store.segment(*id)?;
+                let record = turn.now.segment(*id)?;
                 if !record.is_some_and(|record| record.state == SegmentState::Sealed) {
                     continue;
                 }
                 // No commit gets slots of a sealed one, so that none comes to hold any of those that are free of it now.
-                if writer.appender.is_held(*id) {
+                if turn.writer.appender.is_held(*id) {
                     held.push(in_use(*id));
                 } else {
                     sealed.push(*id);
                 }
             }
-            Ok(())
+            Ok((sealed, held))
         })?;
         let mut done = Evacuated::default();
         if !sealed.is_empty() {
@@ -108,10 +107,10 @@ impl Collection<'_> {
         done.objects = redirection.run()?;
         let kept = redirection.kept;
         for id in sources.difference(&kept) {
-            let retired = self.locked(|writer| {
+            let retired = self.step(|turn| {
                 // What commits referred to there was redirected with the rest.
-                running_barrier(writer)?.let_go(*id);
-                self.retire_locked(writer, *id)
+                running_barrier(turn.writer)?.let_go(*id);
+                turn.retire(*id)
             })?;
             done.segments.extend(retired.then_some(*id));
         }

@@ -2,17 +2,18 @@
 
 use std::collections::HashSet;
 
-use pool_core::digest::ObjectId;
+use pool_core::digest::{ObjectId, PageId, WindowId};
 use pool_core::extent::SegmentId;
 use pool_core::page::PAGES_PER_WINDOW;
 
 use super::moves::{Entries, Moves, redirect_object};
 use super::survey::Survey;
-use crate::collection::{Collection, MAX_BATCH, weight};
+use crate::change::Turn;
+use crate::collection::{Collection, MAX_BATCH, running_barrier, weight};
 use crate::damage::DamagedSlots;
 use crate::error::Result;
 use crate::format::Location;
-use crate::index::Batch;
+use crate::index::{Batch, Reader};
 
 /// The index on its way from old places to new ones.
 pub(super) struct Redirection<'a> {
@@ -50,6 +51,7 @@ impl<'a> Redirection<'a> {
         self.windows()?;
         self.pages()?;
         // Those that commits have added meanwhile. From now on none can.
+        self.collection.store.settled();
         let added = self.objects()?;
         self.take_notes_along()?;
         Ok(surveyed + added)
@@ -75,22 +77,21 @@ impl<'a> Redirection<'a> {
 
     /// Redirects entries of windows that have not followed an object.
     fn windows(&mut self) -> Result<()> {
-        let collection = self.collection;
-        let now = collection.store.view.index.now();
-        collection.in_batches(&self.survey.windows, |barrier, batch, (id, at)| {
-            if !self.sources.contains(&at.segment) || now.window(id)? != Some(*at) {
-                return Ok(false);
-            }
-            match self.moves.windows.get(at) {
-                Some(to) => batch.move_window(*id, *to),
-                None if barrier.protects_window(*at) => {
-                    self.kept.insert(at.segment);
+        let mut windows = self.survey.windows.clone();
+        windows.retain(|(_, at)| self.sources.contains(&at.segment));
+        let (moves, kept) = (&self.moves, &mut self.kept);
+        let change = |turn: &mut Turn<'_>, (id, at): &(WindowId, Location)| {
+            match moves.windows.get(at) {
+                Some(to) => turn.batch.move_window(*id, *to),
+                None if running_barrier(turn.writer)?.protects_window(*at) => {
+                    kept.insert(at.segment);
                     return Ok(false);
                 }
-                None => batch.delete_window(*id),
+                None => turn.batch.delete_window(*id),
             }
             Ok(true)
-        })?;
+        };
+        self.collection.windows_in_batches(&windows, change)?;
         Ok(())
     }
 
@@ -98,18 +99,19 @@ impl<'a> Redirection<'a> {
     fn pages(&mut self) -> Result<()> {
         let mut pages = self.survey.pages.clone();
         pages.retain(|(_, at)| self.sources.contains(&at.segment));
-        self.collection
-            .pages_in_batches(&pages, |barrier, batch, id, at| {
-                match self.moves.page(at) {
-                    Some(to) => batch.move_page(id, to),
-                    None if barrier.protects(at) => {
-                        self.kept.insert(at.segment);
-                        return Ok(false);
-                    }
-                    None => batch.delete_page(id),
+        let (moves, kept) = (&self.moves, &mut self.kept);
+        let change = |turn: &mut Turn<'_>, (id, at): &(PageId, Location)| {
+            match moves.page(*at) {
+                Some(to) => turn.batch.move_page(*id, to),
+                None if running_barrier(turn.writer)?.protects(*at) => {
+                    kept.insert(at.segment);
+                    return Ok(false);
                 }
-                Ok(true)
-            })?;
+                None => turn.batch.delete_page(*id),
+            }
+            Ok(true)
+        };
+        self.collection.pages_in_batches(&pages, change)?;
         Ok(())
     }
 
@@ -125,47 +127,68 @@ impl<'a> Redirection<'a> {
             }
             Ok(())
         })?;
-        let mut left = touching.into_iter().peekable();
-        let mut changed = 0;
-        let mut begun = false;
-        while left.peek().is_some() {
-            collection.locked(|_| {
+        let mut at = Progress::default();
+        while at.next < touching.len() {
+            let mut taken = Taken::default();
+            let plan = |now: &Reader<'_>| {
+                self.give_back(std::mem::take(&mut taken));
                 let mut batch = store.view.index.batch();
-                let mut room = MAX_BATCH;
-                while room > 0
-                    && let Some(id) = left.peek().copied()
-                {
-                    let Some(record) = store.object(id)? else {
-                        left.next();
-                        continue;
-                    };
-                    let weight = weight(&record);
-                    // A record that is long is not written again for the sake of few entries.
-                    let limit = room.max(weight);
-                    let done =
-                        redirect_object(id, &record, sources, &self.moves, &self.followed, limit)?;
-                    room = room.saturating_sub(weight + done.entries.count());
-                    self.kept.extend(done.stays);
-                    if done.moved {
-                        self.follow(&mut batch, done.entries)?;
-                        batch.put_object(id, &done.record);
-                        changed += u64::from(!begun);
-                    }
-                    // What is left of it comes first in the next batch.
-                    begun = done.rest;
-                    if !begun {
-                        left.next();
-                    }
-                }
-                batch.commit()
+                let next = self.redirect_batch(now, &mut batch, &touching, at, &mut taken)?;
+                Ok((batch.into_changes(), next))
+            };
+            at = collection.planned(plan, |turn, (changes, next)| {
+                turn.batch.append(&changes);
+                Ok(next)
             })?;
         }
-        Ok(changed)
+        Ok(at.changed)
+    }
+
+    /// Redirects the next objects of `touching`, as many as a batch has room for. What goes with them is `taken` from what there is
+    /// to follow.
+    fn redirect_batch(
+        &mut self,
+        now: &Reader<'_>,
+        batch: &mut Batch<'_>,
+        touching: &[ObjectId],
+        mut at: Progress,
+        taken: &mut Taken,
+    ) -> Result<Progress> {
+        let mut room = MAX_BATCH;
+        while room > 0
+            && let Some(&id) = touching.get(at.next)
+        {
+            let Some(record) = now.object(id)? else {
+                (at.next, at.is_begun) = (at.next + 1, false);
+                continue;
+            };
+            let weight = weight(&record);
+            // A record that is long is not written again for the sake of few entries.
+            let limit = room.max(weight);
+            let (sources, followed) = (self.sources, &self.followed);
+            let done = redirect_object(id, &record, sources, &self.moves, followed, limit)?;
+            room = room.saturating_sub(weight + done.entries.count());
+            self.kept.extend(done.stays);
+            if done.moved {
+                self.follow(now, batch, done.entries, taken)?;
+                batch.put_object(id, &done.record);
+                at.changed += u64::from(!at.is_begun);
+            }
+            // What is left of it comes first in the next batch.
+            at.is_begun = done.rest;
+            at.next += usize::from(!done.rest);
+        }
+        Ok(at)
     }
 
     /// Redirects entries that go with an object, each once.
-    fn follow(&mut self, batch: &mut Batch<'_>, entries: Entries) -> Result<()> {
-        let now = self.collection.store.view.index.now();
+    fn follow(
+        &mut self,
+        now: &Reader<'_>,
+        batch: &mut Batch<'_>,
+        entries: Entries,
+        taken: &mut Taken,
+    ) -> Result<()> {
         let inside = |(from, to): (Location, Location)| {
             (0..PAGES_PER_WINDOW as u32).map(move |nth| (from.plus(nth), to.plus(nth)))
         };
@@ -175,10 +198,11 @@ impl<'a> Redirection<'a> {
         let mut named = Vec::new();
         for (from, to) in of_windows.chain(entries.pages.iter().copied()) {
             if let Some(id) = self.survey.names.remove(&from) {
+                taken.names.push((from, id));
                 named.push((id, from, to));
             }
         }
-        // In order of keys, and all at once: commits wait meanwhile.
+        // In order of keys, and all at once.
         named.sort_unstable_by_key(|(id, ..)| *id);
         let ids: Vec<_> = named.iter().map(|(id, ..)| *id).collect();
         for ((id, from, to), found) in named.into_iter().zip(now.pages(&ids)?) {
@@ -187,13 +211,44 @@ impl<'a> Redirection<'a> {
             }
         }
         for (from, to) in entries.windows {
-            if let Some(id) = self.survey.window_names.remove(&from)
-                && now.window(&id)? == Some(from)
-            {
-                batch.move_window(id, to);
+            if let Some(id) = self.survey.window_names.remove(&from) {
+                taken.window_names.push((from, id));
+                if now.window(&id)? == Some(from) {
+                    batch.move_window(id, to);
+                }
             }
             self.followed.insert(from);
+            taken.followed.push(from);
         }
         Ok(())
     }
+
+    /// Takes back what a batch had taken that came to nothing.
+    fn give_back(&mut self, taken: Taken) {
+        self.survey.names.extend(taken.names);
+        self.survey.window_names.extend(taken.window_names);
+        for window in taken.followed {
+            self.followed.remove(&window);
+        }
+    }
+}
+
+/// How far the objects are that are to be redirected.
+#[derive(Clone, Copy, Debug, Default)]
+struct Progress {
+    /// Number of the next one.
+    next: usize,
+    /// A part of it is redirected.
+    is_begun: bool,
+    /// Objects that have changed.
+    changed: u64,
+}
+
+/// What a batch has taken from what there is to follow.
+#[derive(Debug, Default)]
+struct Taken {
+    names: Vec<(Location, PageId)>,
+    window_names: Vec<(Location, WindowId)>,
+    /// Windows.
+    followed: Vec<Location>,
 }

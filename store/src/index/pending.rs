@@ -4,7 +4,8 @@
 //! be on their way. It has to find what they have changed, and nobody else may: until it is durable it is not there.
 //! And who follows the process that writes has the last commits from the journal, before its database has them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::Hash;
 use std::ops::{Bound, ControlFlow};
 
 use pool_core::digest::{PageId, WindowId};
@@ -13,18 +14,28 @@ use pool_core::name::Named;
 use super::batch::{each_made, family_of};
 use super::options::{Followed, LIBRARIES, META, PAGES, TAGS, WINDOWS};
 use super::{COMMITS, FRAME};
-use crate::error::Result;
+use crate::error::{Result, StoreError};
 use crate::format::Location;
 use crate::journal::frame::{self, Digest};
 
 /// What one change puts under keys; `None` where a key goes.
 type Entries = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
-/// What becomes of a key.
+/// What becomes of what is under a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Becomes<'a> {
+pub(super) enum Becomes<T> {
     Gone,
-    Put(&'a [u8]),
+    Put(T),
+}
+
+impl<T> Becomes<T> {
+    /// What there is then.
+    pub(super) fn value(self) -> Option<T> {
+        match self {
+            Self::Gone => None,
+            Self::Put(value) => Some(value),
+        }
+    }
 }
 
 /// Is shown a key and its value, and says whether it wants to see more.
@@ -36,8 +47,16 @@ pub(crate) struct Pending {
     families: HashMap<&'static str, Entries>,
     pages: HashMap<PageId, Location>,
     windows: HashMap<WindowId, Location>,
+    removals: Option<Removals>,
     /// Bytes of keys and values, of a commit of the journal.
     bytes: usize,
+}
+
+/// What a collection removes.
+#[derive(Debug, Default)]
+struct Removals {
+    pages: HashSet<PageId>,
+    windows: HashSet<WindowId>,
 }
 
 /// What was asked of a state.
@@ -115,13 +134,41 @@ impl Pending {
         windows: HashMap<WindowId, Location>,
     ) -> Self {
         let mut pending = Self {
-            families: HashMap::new(),
             pages,
             windows,
-            bytes: 0,
+            ..Self::default()
         };
         pending.add(changes);
         pending
+    }
+
+    /// The changes of a batch that has neither pages nor windows.
+    pub(crate) fn of_names(changes: &[u8]) -> Self {
+        Self::of(changes, HashMap::new(), HashMap::new())
+    }
+
+    /// The changes of a batch that may have anything moved, or removed.
+    pub(crate) fn of_removals(changes: &[u8]) -> Result<Self> {
+        let (mut pages, mut windows) = (HashMap::new(), HashMap::new());
+        let mut removals = Removals::default();
+        let mut made = Ok(());
+        each_made(changes, |family, key, value| {
+            let mut follow = || match family {
+                PAGES => follow(&mut pages, &mut removals.pages, PageId, key, value),
+                WINDOWS => follow(&mut windows, &mut removals.windows, WindowId, key, value),
+                _ => Ok(()),
+            };
+            made = std::mem::replace(&mut made, Ok(())).and_then(|()| follow());
+        });
+        made?;
+        let mut pending = Self::of(changes, pages, windows);
+        pending.removals = Some(removals);
+        Ok(pending)
+    }
+
+    /// True when what others have found may not be where it was.
+    pub(crate) fn removes(&self) -> bool {
+        self.removals.is_some()
     }
 
     /// Adds later changes of the same commit.
@@ -154,16 +201,32 @@ impl Pending {
         images.chain(libraries).collect()
     }
 
-    pub(super) fn page(&self, id: &PageId) -> Option<Location> {
-        self.pages.get(id).copied()
+    /// What becomes of a page's place, if anything.
+    pub(super) fn page(&self, id: &PageId) -> Option<Becomes<Location>> {
+        let put = self.pages.get(id).copied().map(Becomes::Put);
+        let goes = |removals: &Removals| removals.pages.contains(id);
+        put.or_else(|| {
+            self.removals
+                .as_ref()
+                .is_some_and(goes)
+                .then_some(Becomes::Gone)
+        })
     }
 
-    pub(super) fn window(&self, id: &WindowId) -> Option<Location> {
-        self.windows.get(id).copied()
+    /// The same of a window.
+    pub(super) fn window(&self, id: &WindowId) -> Option<Becomes<Location>> {
+        let put = self.windows.get(id).copied().map(Becomes::Put);
+        let goes = |removals: &Removals| removals.windows.contains(id);
+        put.or_else(|| {
+            self.removals
+                .as_ref()
+                .is_some_and(goes)
+                .then_some(Becomes::Gone)
+        })
     }
 
     /// What becomes of a key, if anything.
-    pub(super) fn get(&self, family: &str, key: &[u8]) -> Option<Becomes<'_>> {
+    pub(super) fn get(&self, family: &str, key: &[u8]) -> Option<Becomes<&[u8]>> {
         let value = self.families.get(family)?.get(key)?;
         Some(value.as_deref().map_or(Becomes::Gone, Becomes::Put))
     }
@@ -182,6 +245,27 @@ impl Pending {
             found.insert(key, value.as_deref());
         }
     }
+}
+
+/// What a change makes of a page's place, or a window's.
+fn follow<I: Eq + Hash>(
+    places: &mut HashMap<I, Location>,
+    removed: &mut HashSet<I>,
+    id: impl Fn([u8; 32]) -> I,
+    key: &[u8],
+    value: Option<&[u8]>,
+) -> Result<()> {
+    let id = id(key.try_into().map_err(|_| {
+        StoreError::Corrupt("a digest whose place is changed has not 32 bytes".into())
+    })?);
+    if let Some(value) = value {
+        removed.remove(&id);
+        places.insert(id, Location::decode(value)?);
+    } else {
+        places.remove(&id);
+        removed.insert(id);
+    }
+    Ok(())
 }
 
 fn starting_with<'a, 'p>(
@@ -311,7 +395,7 @@ mod tests {
             assert_eq!(found(&stored, &all, most).len(), most);
         }
         assert_eq!(all[0].get("f", b"a6"), Some(Becomes::Gone));
-        assert_eq!(all[0].get("f", b"a1"), Some(Becomes::Put(b"1")));
+        assert_eq!(all[0].get("f", b"a1"), Some(Becomes::Put(&b"1"[..])));
         assert_eq!(all[0].get("f", b"a9"), None);
         assert_eq!(all[0].get("g", b"a1"), None);
     }

@@ -9,7 +9,7 @@ use pool_core::extent::SegmentId;
 use rocksdb::{Direction, IteratorMode, ReadOptions};
 use serde::de::DeserializeOwned;
 
-use super::pending::{self, Becomes, Pending, Reads, Visit};
+use super::pending::{self, Pending, Reads, Visit};
 use super::records::{self, Records, from_json};
 use super::state::State;
 use super::{
@@ -130,10 +130,7 @@ impl<'a> Reader<'a> {
         self.note(|reads| reads.add_key(family, key));
         let mut pending = self.pending.iter().rev();
         if let Some(value) = pending.find_map(|pending| pending.get(family, key)) {
-            return Ok(match value {
-                Becomes::Gone => None,
-                Becomes::Put(value) => Some(value.to_vec()),
-            });
+            return Ok(value.value().map(<[u8]>::to_vec));
         }
         self.index
             .with_db(|db| db.get_cf_opt(super::family(db, family), key, &self.options()))
@@ -223,7 +220,7 @@ impl<'a> Reader<'a> {
     pub fn page(&self, id: &PageId) -> Result<Option<Location>> {
         let mut pending = self.pending.iter().rev();
         if let Some(at) = pending.find_map(|pending| pending.page(id)) {
-            return Ok(Some(at));
+            return Ok(at.value());
         }
         self.get(PAGES, &id.0)?
             .map(|value| Location::decode(&value))
@@ -253,7 +250,9 @@ impl<'a> Reader<'a> {
         })?;
         for pending in &self.pending {
             for (id, at) in ids.iter().zip(&mut found) {
-                *at = pending.page(id).or(*at);
+                if let Some(becomes) = pending.page(id) {
+                    *at = becomes.value();
+                }
             }
         }
         Ok(found)
@@ -263,7 +262,7 @@ impl<'a> Reader<'a> {
     pub(crate) fn window(&self, id: &WindowId) -> Result<Option<Location>> {
         let mut pending = self.pending.iter().rev();
         if let Some(at) = pending.find_map(|pending| pending.window(id)) {
-            return Ok(Some(at));
+            return Ok(at.value());
         }
         self.get(WINDOWS, &id.0)?
             .map(|value| Location::decode(&value))
