@@ -13,6 +13,9 @@ use crate::quota::Weighed;
 use crate::segment::Recorded;
 use crate::{Store, Writer};
 
+#[cfg(test)]
+mod tests;
+
 /// How often a change is tried together with others, which may fail it, before it is made alone.
 pub(crate) const MOST_ROUNDS: u32 = 8;
 

@@ -27,6 +27,7 @@ use crate::format::{Location, ObjectRecord, SegmentState};
 use crate::index::Reader;
 use crate::manifest::Timestamp;
 use crate::references::library_keeper;
+use crate::steps::{Step, reached};
 use crate::{Store, Writer};
 
 /// Most changes that a collection makes in one batch, which bounds how long a commit waits.
@@ -400,6 +401,7 @@ impl<'a> Collection<'a> {
         );
         let (deleted, rest) = removed?;
         *left = rest;
+        reached(Step::Removed);
         // Whoever took a lease since the question above has either looked before the removal,
         // and shows up now, or looks after it, and finds nothing.
         let mut taken = Vec::new();

@@ -1,4 +1,5 @@
-//! What happens between a commit's decision and its answer, and when an index is opened anew, step by step: tests stop there.
+//! What happens between a commit's decision and its answer, in a collection, and when an index is opened anew, step by step: tests
+//! stop there.
 
 /// What has just been done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -15,6 +16,8 @@ pub(crate) enum Step {
     Put,
     /// The mark tells of it.
     Marked,
+    /// A collection has removed objects, and has not looked whether somebody leases one of them now.
+    Removed,
     /// A follower has opened the index anew, and not looked at it.
     Reopened,
 }

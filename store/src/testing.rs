@@ -1,9 +1,12 @@
 //! What tests of this crate share: stores of small segments, content from seeds, and libraries.
 
+mod disk;
+
 use std::path::Path;
 
 use pool_core::digest::ObjectId;
 
+pub(crate) use self::disk::counted_store;
 pub(crate) use pool_tests::content::content;
 use pool_tests::wait;
 
