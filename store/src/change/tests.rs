@@ -110,10 +110,13 @@ fn what_was_looked_up_beside_a_removal_is_looked_up_again() {
             wait::until("the removal has joined", || {
                 store.groups.joined() == joined + 1
             });
+            let upload = store
+                .begin_upload(UploadManifest { target, objects })
+                .unwrap();
             // It is there yet.
-            let upload = store.begin_upload(UploadManifest { target, objects });
+            assert!(store.missing_pages(&upload).unwrap().is_empty());
             drop(held);
-            upload.unwrap()
+            upload
         });
         assert_eq!(collection.delete_pages(&[dead]).unwrap(), 1);
         let upload = begun.join().unwrap();
@@ -156,7 +159,7 @@ fn a_step_beside_which_a_commit_fails_is_made_nevertheless() {
 #[test]
 fn a_plan_is_made_again_when_a_commit_moves_what_there_is() {
     let directory = tempfile::tempdir().unwrap();
-    let store = open(directory.path());
+    let store = Arc::new(open(directory.path()));
     let bytes = content(1, 2);
     push(&store, "a@1", &bytes).unwrap();
     let at = store.page(&page_of(&bytes)).unwrap().unwrap();
@@ -184,6 +187,29 @@ fn a_plan_is_made_again_when_a_commit_moves_what_there_is() {
     // It puts the page that is damaged elsewhere.
     assert_eq!(plans(&|| pushed("d@1", &bytes)), 2);
     assert_ne!(store.page(&page_of(&bytes)).unwrap(), Some(at));
+    // So may who is overtaken each time, and stores what others have stored.
+    let large = content(3, 1500);
+    assert_eq!(
+        plans(&|| {
+            let (others, mut nth) = (Arc::clone(&store), 0);
+            let first = large[..PAGE_SIZE as usize].to_vec();
+            steps::at_each(move |step| {
+                if step == Step::Planned {
+                    nth += 1;
+                    let bytes = if nth < 3 {
+                        content(100 + nth, 1)
+                    } else {
+                        first.clone()
+                    };
+                    let name = format!("other{nth}@1");
+                    let pushed = || push(&others, &name, &bytes).unwrap();
+                    thread::scope(|scope| scope.spawn(pushed).join().unwrap());
+                }
+            });
+            pushed("large@1", &large);
+        }),
+        2
+    );
 }
 
 #[test]

@@ -252,3 +252,51 @@ struct Taken {
     /// Windows.
     followed: Vec<Location>,
 }
+
+#[cfg(test)]
+mod tests {
+    use pool_core::page::PAGE_SIZE;
+
+    use super::*;
+    use crate::evacuate::copy::Copied;
+    use crate::testing::{self, push};
+
+    #[test]
+    fn a_batch_that_came_to_nothing_is_made_again_as_it_was() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = testing::open(directory.path());
+        let bytes = testing::content(1, 512);
+        let (kept, dead) = bytes.split_at(300 * PAGE_SIZE as usize);
+        for (name, bytes) in [
+            ("kept@1", kept),
+            ("part@1", &kept[..9 * PAGE_SIZE as usize]),
+        ] {
+            push(&store, name, bytes).unwrap();
+        }
+        push(&store, "dead@1", dead).unwrap();
+        let segment = store.segments().unwrap()[0].0;
+        let collection = store.begin_collection().unwrap();
+        let survey = Survey::of(&store.snapshot(), &[segment]).unwrap();
+        let Copied::Whole(moves) = collection.copy(segment, &survey).unwrap() else {
+            panic!("it was not copied");
+        };
+        let sources = HashSet::from([segment]);
+        let mut redirection = Redirection::new(&collection, survey, moves, &sources);
+        let touching = [kept, &kept[..9 * PAGE_SIZE as usize], dead].map(ObjectId::of);
+        let now = store.view.index.now();
+        let mut batches = Vec::new();
+        let mut left = Vec::new();
+        for _ in 0..2 {
+            let (mut taken, mut batch) = (Taken::default(), store.view.index.batch());
+            let at = Progress::default();
+            let made = redirection.redirect_batch(&now, &mut batch, &touching, at, &mut taken);
+            assert_eq!(made.unwrap().next, 3);
+            assert!(!taken.names.is_empty());
+            batches.push(batch.changes().to_vec());
+            redirection.give_back(taken);
+            left.push((redirection.survey.names.len(), redirection.followed.len()));
+        }
+        assert_eq!(batches[0], batches[1]);
+        assert_eq!(left, [(512, 0), (512, 0)]);
+    }
+}
