@@ -82,14 +82,17 @@ impl Store {
         loop {
             rounds += 1;
             let is_alone = rounds > MOST_ROUNDS;
-            let before = Moment::of(self, &self.joining());
-            let planned = plan(&index.ahead(before.sight.pending()));
+            let before = matches!(author, Author::Collection(_)).then(|| {
+                let before = Moment::of(self, &self.joining());
+                let planned = plan(&index.ahead(before.sight.pending()));
+                (before, planned)
+            });
             let mut held = self.hold(author, is_alone);
             let now = Moment::of(self, &held.writer);
-            let planned = if before.keeps(&now) && !before.sight.is_void(&now.sight) {
-                planned
-            } else {
-                plan(&index.ahead(now.sight.pending()))
+            let stands = |before: &Moment| before.keeps(&now) && !before.sight.is_void(&now.sight);
+            let planned = match before {
+                Some((before, planned)) if stands(&before) => planned,
+                _ => plan(&index.ahead(now.sight.pending())),
             };
             let sight = now.sight;
             let made = planned
@@ -212,7 +215,7 @@ pub(crate) struct Hold<'a> {
 impl Hold<'_> {
     /// Waits for all that is on its way, and keeps others from joining.
     fn alone(mut self, store: &Store) -> Self {
-        store.settle(&mut self.writer);
+        store.drain(&mut self.writer);
         self
     }
 }

@@ -272,12 +272,12 @@ impl Store {
     /// of commits are made again.
     fn writer(&self) -> MutexGuard<'_, Writer> {
         let mut writer = self.joining();
-        self.settle(&mut writer);
+        self.drain(&mut writer);
         writer
     }
 
     /// The same, for who has the lock already.
-    fn settle(&self, writer: &mut Writer) {
+    fn drain(&self, writer: &mut Writer) {
         self.groups.drain(&self.view.index);
         writer.sections += 1;
     }
