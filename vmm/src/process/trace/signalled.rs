@@ -173,8 +173,8 @@ fn access(
         SEGV_ACCERR => {
             let allowed = allowed()?;
             // An instruction may begin where it may be executed, and not end there.
-            let may_fetch =
-                !allowed.execute && (instruction..instruction + LONGEST).contains(&address);
+            // (Nor need both be of one fault: a guest may have sent itself what looks like one.)
+            let may_fetch = !allowed.execute && address.wrapping_sub(instruction) < LONGEST;
             match may_fetch {
                 true if address == instruction => Some(Access::Execute),
                 false if allowed.read && !allowed.write => Some(Access::Write),
@@ -223,6 +223,8 @@ mod tests {
             (far, "rw-", None),
             (far, "", None),
             (AT, "", None),
+            // There is no memory for an instruction that long.
+            (u64::MAX, "r--", Some(Access::Write)),
         ] {
             let found = told(SEGV_ACCERR, instruction, allowed);
             assert_eq!(found, expected, "{instruction:#x} {allowed}");
