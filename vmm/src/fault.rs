@@ -41,6 +41,17 @@ pub struct Fault {
     pub stack_pointer: u64,
 }
 
+/// What a guest may do where it tried something else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Allowed {
+    /// Nothing: nothing is mapped there.
+    Unmapped,
+    /// This.
+    Only(Protection),
+    /// Not what it tried; the platform does not tell more.
+    Less,
+}
+
 /// What stopped a guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cause {
@@ -50,8 +61,8 @@ pub enum Cause {
         address: u64,
         /// Load, store or fetch; `None` where the platform does not tell.
         access: Option<Access>,
-        /// What it may do there; `None` where nothing is mapped, or the platform does not tell.
-        allowed: Option<Protection>,
+        /// What it may do there.
+        allowed: Allowed,
     },
     /// An access to a page of a mapped file that the file does not have.
     PastFile {
@@ -198,7 +209,7 @@ impl AddressNames {
         &self,
         address: u64,
         access: Option<Access>,
-        allowed: Option<Protection>,
+        allowed: Allowed,
         fault: &Fault,
     ) -> String {
         if let Some(area) = self.area(address) {
@@ -211,7 +222,7 @@ impl AddressNames {
             };
             return format!("= {owner} ({what})");
         }
-        if let Some(allowed) = allowed {
+        if let Allowed::Only(allowed) = allowed {
             return format!("(memory that the guest mapped as {allowed})");
         }
         let (low, high) = self.stack;
@@ -223,6 +234,8 @@ impl AddressNames {
         {
             let size = (high - low) >> 20;
             format!("(stack overflow: the stack has {size} MiB)")
+        } else if allowed == Allowed::Less {
+            "(memory that does not allow it)".to_owned()
         } else if access == Some(Access::Execute) {
             "(jump to nowhere)".to_owned()
         } else {

@@ -95,9 +95,19 @@ fn faults_end_the_guest_with_a_report_and_leave_the_pool_unharmed() {
 /// Under KVM the processor tells what was tried. As a process it is said where nothing else can have been.
 #[test]
 fn a_fault_says_what_was_tried_where_that_is_sure() {
+    const MAPPED: [&str; 2] = [
+        "(memory that the guest mapped as ",
+        "(memory that does not allow it)",
+    ];
+    const IMAGE: [&str; 2] = ["= image tried:v1+0x"; 2];
+    const NOWHERE: [&str; 2] = ["(jump to nowhere)"; 2];
     const TRIED: &str = r#"
+        #define _GNU_SOURCE
+        #include <signal.h>
         #include <string.h>
         #include <sys/mman.h>
+        #include <sys/syscall.h>
+        #include <unistd.h>
         static const char image[4 * 4096] __attribute__((aligned(4096))) = {1, 2, 3};
         __attribute__((noinline, aligned(4096))) static void itself(void) { __asm__ volatile("1: movb $0x90, 1b(%rip)"); }
         int main(int c, char **v) {
@@ -111,28 +121,50 @@ fn a_fault_says_what_was_tried_where_that_is_sure() {
             if (!strcmp(v[1], "data")) { mprotect(text, 4096, PROT_READ); itself(); }
             if (!strcmp(v[1], "own")) ((void (*)(void))mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0))();
             if (!strcmp(v[1], "nowhere")) ((void (*)(void))0x12345000)();
+            char *mine = mmap(0, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+            if (!strcmp(v[1], "read-only")) *mine = 1;
+            if (!strcmp(v[1], "reserved")) { mprotect(mine, 4096, PROT_NONE); return *(volatile char *)mine; }
+            if (!strcmp(v[1], "forged")) {
+                /* What looks like another fault waits for the thread, and goes in the place of its own. */
+                siginfo_t info = { .si_signo = SIGSEGV, .si_code = SEGV_ACCERR };
+                sigset_t set;
+                info.si_addr = page;
+                sigemptyset(&set);
+                sigaddset(&set, SIGSEGV);
+                sigprocmask(SIG_BLOCK, &set, 0);
+                syscall(SYS_rt_tgsigqueueinfo, getpid(), syscall(SYS_gettid), SIGSEGV, &info);
+                ((void (*)(void))-1l)();
+            }
             return 0;
         }"#;
     if !needs(&["kvm"]) {
         return;
     }
     let world = World::of("tried", "gcc", &["-w"], TRIED);
-    for (what, kvm, process) in [
-        ("hidden", "read at", "access at"),
-        ("replaced", "read at", "access at"),
-        ("gone", "read at", "access at"),
-        ("written", "write at", "write at"),
-        ("itself", "write at", "write at"),
-        ("data", "jump to", "jump to"),
-        ("own", "jump to", "jump to"),
-        ("nowhere", "jump to", "jump to"),
+    for (what, kvm, process, places) in [
+        ("hidden", "read at", "access at", IMAGE),
+        ("replaced", "read at", "access at", IMAGE),
+        ("gone", "read at", "access at", IMAGE),
+        ("written", "write at", "write at", IMAGE),
+        ("itself", "write at", "write at", IMAGE),
+        ("data", "jump to", "jump to", IMAGE),
+        ("own", "jump to", "jump to", MAPPED),
+        ("nowhere", "jump to", "jump to", NOWHERE),
+        ("read-only", "write at", "access at", MAPPED),
+        ("reserved", "read at", "access at", MAPPED),
+        ("forged", "jump to", "write at", [NOWHERE[0], IMAGE[1]]),
     ] {
         for way in WAYS {
             let found = world.run("tried", &way, &[what]);
             let said = text(&found.stderr);
-            let expected = if way[1] == "kvm" { kvm } else { process };
+            let (expected, place) = match way[1] {
+                "kvm" => (kvm, places[0]),
+                _ => (process, places[1]),
+            };
             let expected = format!("guest stopped: {expected} 0x");
             assert!(said.starts_with(&expected), "{way:?} {what}: {said}");
+            assert!(said.contains(place), "{way:?} {what}: {said}");
+            assert_eq!(found.status.code(), Some(139), "{way:?} {what}: {said}");
         }
     }
 }

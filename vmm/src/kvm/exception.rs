@@ -1,7 +1,7 @@
 //! What Linux tells a program of a processor's exception (arch/x86/kernel/traps.c).
 
 use super::frame::Frame;
-use crate::fault::Cause;
+use crate::fault::{Allowed, Cause};
 use crate::linux::Exception;
 
 /// Values of `si_code`: siginfo.h.
@@ -37,7 +37,10 @@ pub(super) fn of(vector: u8, frame: &Frame, cr2: u64, cause: &Cause, raised: u16
     let (code, address) = match cause {
         Cause::Memory {
             address, allowed, ..
-        } => (allowed.map_or(MAPERR, |_| ACCERR), *address),
+        } => match allowed {
+            Allowed::Unmapped => (MAPERR, *address),
+            Allowed::Only(_) | Allowed::Less => (ACCERR, *address),
+        },
         Cause::PastFile { address } => (ADRERR, *address),
         Cause::Arithmetic if vector == 0 => (INTDIV, frame.rip),
         Cause::Arithmetic => (floating(raised), frame.rip),
@@ -110,8 +113,11 @@ mod tests {
             access: Some(Access::Read),
             allowed,
         };
-        let some = Some(Protection::READ_WRITE);
-        assert_eq!(told(14, &memory(None)), (libc::SIGSEGV, 1, 0x10));
+        let some = Allowed::Only(Protection::READ_WRITE);
+        assert_eq!(
+            told(14, &memory(Allowed::Unmapped)),
+            (libc::SIGSEGV, 1, 0x10)
+        );
         assert_eq!(told(14, &memory(some)), (libc::SIGSEGV, 2, 0x10));
         let past = Cause::PastFile { address: 0x10 };
         assert_eq!(told(14, &past), (libc::SIGBUS, 2, 0x10));

@@ -8,7 +8,7 @@ use super::frame::Frame;
 use super::processor::{Next, Turn};
 use super::vcpu::Exit;
 use super::{KvmError, exception};
-use crate::fault::{Cause, Fault, Outcome};
+use crate::fault::{Allowed, Cause, Fault, Outcome};
 use crate::linux::{Call, ExtendedState};
 use crate::memory::{Access, GrowError};
 
@@ -142,7 +142,8 @@ impl Turn<'_> {
                     Ok(_) => Cause::Memory {
                         address,
                         access: Some(access),
-                        allowed: self.board.linux.memory().protection_at(address),
+                        allowed: (self.board.linux.memory().protection_at(address))
+                            .map_or(Allowed::Unmapped, Allowed::Only),
                     },
                     Err(error) => return end(out_of_memory(&error)),
                 }

@@ -6,7 +6,7 @@ use rustix::io::Errno;
 use super::super::{Linux, Registers, Restart, Stop};
 use super::frame::{self, Content, FRAME, Places, Returned, Shape, Trap};
 use super::{Action, Info, Signal, SignalStack, UNSTOPPABLE, bit};
-use crate::fault::{Cause, Fault, Outcome};
+use crate::fault::{Allowed, Cause, Fault, Outcome};
 use crate::memory::Access;
 
 /// Bytes of a `SYSCALL` instruction.
@@ -378,7 +378,7 @@ fn nowhere(address: u64) -> (Exception, Cause) {
         let cause = Cause::Memory {
             address,
             access: Some(Access::Execute),
-            allowed: None,
+            allowed: Allowed::Unmapped,
         };
         return (exception, cause);
     }

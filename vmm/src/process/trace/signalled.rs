@@ -6,15 +6,17 @@ use rustix::process::Pid;
 use super::super::ptrace::{Info, Tracee};
 use super::super::signals::PASSED_ON;
 use super::Tracer;
-use crate::fault::{Cause, Fault, Outcome};
+use crate::fault::{Allowed, Cause, Fault, Outcome};
 use crate::job::{STOPS, undone_by};
 use crate::memory::Access;
 
 /// `si_code` of a fault that the processor raised without an address.
 const SI_KERNEL: i32 = 0x80;
-/// `si_code` of a SIGSEGV where nothing is mapped, and for what must not be done where something is (asm-generic/siginfo.h).
+/// `si_code` of a SIGSEGV where nothing is mapped, and for what must not be done where something is, or not with the key that its
+/// pages have (asm-generic/siginfo.h).
 const SEGV_MAPERR: i32 = 1;
 const SEGV_ACCERR: i32 = 2;
+const SEGV_PKUERR: i32 = 4;
 /// Bytes of the longest instruction.
 const LONGEST: u64 = 15;
 /// `si_code` of a SIGBUS for an address that is not aligned (asm-generic/siginfo.h).
@@ -101,7 +103,7 @@ impl Tracer<'_> {
                     access: access(address, info.code(), registers.rip, || {
                         self.allowed_at(address, registers.rip)
                     }),
-                    allowed: None,
+                    allowed: allowed(info.code()),
                 }
             }
             libc::SIGILL => {
@@ -159,6 +161,14 @@ pub(in super::super) fn killed(signal: i32, sent: bool, zeros: bool) -> Outcome 
     })
 }
 
+/// What the kernel tells of what is there. What may be done there would take a look that is late.
+fn allowed(code: i32) -> Allowed {
+    match code {
+        SEGV_ACCERR | SEGV_PKUERR => Allowed::Less,
+        _ => Allowed::Unmapped,
+    }
+}
+
 /// What the guest tried, where that is sure: the kernel does not tell. `allowed` is what it may do at the address, if that is
 /// sure.
 fn access(
@@ -188,6 +198,14 @@ fn access(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_mapped_is_not_said_to_be_missing() {
+        assert_eq!(allowed(SEGV_MAPERR), Allowed::Unmapped);
+        assert_eq!(allowed(SEGV_ACCERR), Allowed::Less);
+        // Of memory that may be executed alone.
+        assert_eq!(allowed(SEGV_PKUERR), Allowed::Less);
+    }
 
     #[test]
     fn what_was_tried_is_said_where_nothing_else_can_be() {
@@ -232,7 +250,6 @@ mod tests {
         assert_eq!(told(SEGV_MAPERR, AT, ""), Some(Access::Execute));
         assert_eq!(told(SEGV_MAPERR, ends_there, ""), None);
         assert_eq!(told(SEGV_MAPERR, far, "r--"), None);
-        // A key of memory (`SEGV_PKUERR`).
-        assert_eq!(told(4, AT, "r--"), None);
+        assert_eq!(told(SEGV_PKUERR, AT, "r--"), None);
     }
 }
