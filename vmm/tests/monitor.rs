@@ -35,6 +35,7 @@ int main(int c, char **v) {
     if (!strcmp(v[1], "trap")) __builtin_trap();
     if (!strcmp(v[1], "divide")) { volatile int z = 0; return 100 / z; }
     if (!strcmp(v[1], "privileged")) __asm__ volatile("cli");
+    if (!strcmp(v[1], "overflow")) __asm__ volatile("int $4");
     if (!strcmp(v[1], "protected")) { mprotect(page + 4096, 4096, PROT_NONE); return page[4096]; }
     if (!strcmp(v[1], "unmapped")) { munmap(page + 4096, 4096); return page[4096]; }
     if (!strcmp(v[1], "abort")) abort();
@@ -67,6 +68,7 @@ fn faults_end_the_guest_with_a_report_and_leave_the_pool_unharmed() {
         ("trap", 132, "invalid instruction"),
         ("divide", 136, "division by zero"),
         ("privileged", 139, "programs may not use"),
+        ("overflow", 139, "programs may not use"),
         ("protected", 139, "guest stopped: "),
         ("unmapped", 139, "guest stopped: "),
         ("abort", 134, ""),

@@ -152,7 +152,8 @@ impl Turn<'_> {
             1 | 3 => Cause::Breakpoint,
             6 => Cause::UndefinedInstruction,
             // A descriptor that is not there: no table of the monitor's has one that only is not present.
-            11 | 13 => Cause::Protection,
+            // The first is `INT 4`, which Linux tells of as of these.
+            4 | 11 | 13 => Cause::Protection,
             other => Cause::Exception(other),
         };
         let raised = match vector {

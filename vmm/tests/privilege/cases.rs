@@ -94,7 +94,7 @@ pub(crate) fn attempts() -> Vec<Case> {
         add(&format!("int {vector}"), &REFUSED);
     }
     add("int 3", &[TRAP]);
-    add("int 4", &[135]);
+    add("int 4", &DENIED);
     for bit in [47, 48, 63] {
         add(&format!("jump {bit}"), &DENIED);
     }
