@@ -97,6 +97,18 @@ fn who_maps_zeros_unseen_ends() {
     }
 }
 
+/// A file may have been called as they are, as far as its name's end tells.
+#[test]
+fn who_maps_a_file_with_a_name_like_that_of_zeros_goes_on() {
+    if !needs(&["root"]) {
+        return;
+    }
+    let (world, _) = worlds(THREADS).next().unwrap();
+    let found = bounded(&world.granted("program", &PROCESS, &["named"])).output();
+    let found = found.unwrap();
+    assert_eq!(text(&found.stdout), "5\n", "{}", text(&found.stderr));
+}
+
 /// They stop over and over: there is always one that the monitor could answer.
 #[test]
 fn threads_that_ask_the_monitor_all_the_time_keep_nothing_from_each_other() {

@@ -16,8 +16,8 @@ use rustix::process::Pid;
 const AT_ONCE: usize = 4096;
 /// Longer than a line of which what is behind an area has no name, or that of zeros.
 const KEPT: usize = 160;
-/// The end of the line of an area of zeros that are mapped shared.
-const ZEROS: &[u8] = b" /dev/zero (deleted)";
+/// What the kernel calls zeros that are mapped shared. Names of others may end so, behind a space.
+const ZEROS: &[u8] = b"/dev/zero (deleted)";
 
 /// An area, as the kernel tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +63,7 @@ impl Area {
 
     /// A line is one, if it is `whole` and not the beginning of a longer one.
     fn of(line: &[u8], whole: bool) -> Option<Self> {
-        let mut fields = line.split(|&byte| byte == b' ');
+        let mut fields = line.splitn(6, |&byte| byte == b' ');
         let number = |digits| u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok();
         let range = fields.next()?;
         let dash = range.iter().position(|&byte| byte == b'-')?;
@@ -71,13 +71,14 @@ impl Area {
         let rights = fields.next()?.try_into().ok()?;
         let offset = number(fields.next()?)?;
         let inode = fields.nth(1)?;
+        let name = fields.next().unwrap_or_default();
         (start <= end).then_some(Self {
             start,
             end,
             rights,
             offset,
             has_file: inode != b"0",
-            is_zeros: whole && line.ends_with(ZEROS),
+            is_zeros: whole && name.trim_ascii_start() == ZEROS,
         })
     }
 }
@@ -231,6 +232,7 @@ mod tests {
              00402000-00403000 rw-p 00000000 00:00 0 \n\
              00403000-00404000 rw-s 00000000 fe:01 123456789    {long}\n\
              00404000-00405000 rw-s 00000000 00:01 7    {long} /dev/zero (deleted)\n\
+             00404000-00405000 rw-s 00000000 00:01 7    /q /dev/zero (deleted)\n\
              00405000-00406000 rw-s 00002000 00:01 7                          /dev/zero (deleted)\n\
              ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0    [vsyscall]\n"
         );
@@ -250,6 +252,7 @@ mod tests {
             area(0x40_0000, 0x40_2000, b"r-xp", 0x1000, true),
             area(0x40_2000, 0x40_3000, b"rw-p", 0, false),
             area(0x40_3000, 0x40_4000, b"rw-s", 0, true),
+            area(0x40_4000, 0x40_5000, b"rw-s", 0, true),
             area(0x40_4000, 0x40_5000, b"rw-s", 0, true),
             zeros,
             area(

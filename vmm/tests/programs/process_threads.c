@@ -79,6 +79,7 @@ static void *ask(void *n) {
 }
 /* Holds the pipe until the peer has something to say, which it has not. */
 static int pair[2], held[2];
+static void *stay(void *n) { for (;;) pause(); }
 static void *hold(void *n) { splice(pair[0], 0, held[1], 0, 4096, 0); return 0; }
 static void *resize(void *n) {
     int r = fcntl(held[1], F_SETPIPE_SZ, 1 << 17);
@@ -218,6 +219,17 @@ int main(int argc, char **argv) {
             if (p == MAP_FAILED) { puts("no mapping"); return 9; }
             munmap(p, 4096);
         }
+    } else if (!strcmp(what, "named")) {
+        mkdir("/data/q ", 0700);
+        mkdir("/data/q /dev", 0700);
+        int file = open("/data/q /dev/zero", O_RDWR | O_CREAT, 0600);
+        ftruncate(file, 4096);
+        unlink("/data/q /dev/zero");
+        spawn(threads, 1, stay);
+        char *at = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+        *at = 5;
+        printf("%d\n", *at);
+        exit(0);
     } else if (!strcmp(what, "asking")) {
         spawn(threads, MANY, ask);
         for (int i = 0; i < MANY; i++)
