@@ -20,6 +20,7 @@ const LENGTHS: &str = include_str!("programs/lengths.c");
 const NAMES: &str = include_str!("programs/names.c");
 const PROTECT: &str = include_str!("programs/protect.c");
 const RESERVE: &str = include_str!("programs/reserve.c");
+const SHORTER: &str = include_str!("programs/shorter.c");
 const TABLES: &str = include_str!("programs/tables.c");
 
 #[test]
@@ -95,6 +96,21 @@ fn memory_may_be_sparse_and_reserved_and_what_is_only_read_is_bounded() {
     assert_eq!(
         text(&found.stdout),
         "8 GiB to read\nmore by other calls: 0\n"
+    );
+}
+
+/// As natively: it has more than it was granted then.
+#[test]
+fn who_has_taken_too_much_may_have_less() {
+    let mut operator = Operator::new();
+    operator.build("shorter", "gcc", &["-w"], SHORTER);
+    let options = [&PROCESS[..], &["--memory", "16M"]].concat();
+    let found = operator.run("shorter", &options, &[]);
+    assert_eq!(
+        text(&found.stdout),
+        "more: ENOMEM\nshorter: done\nshorter and movable: done\nas it is: done\nlonger: ENOMEM\nelsewhere: ENOMEM\nheap: done\ngone: done\n",
+        "{}",
+        text(&found.stderr)
     );
 }
 

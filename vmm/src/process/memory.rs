@@ -41,6 +41,9 @@ impl Calls {
             let is_twice = remap.old_length == 0;
             return failed(if is_twice { Errno::INVAL } else { Errno::FAULT });
         }
+        if remap.shrinks_in_place() {
+            return Next::Serve;
+        }
         match self.memory(tracee, registers) {
             refused if refused == failed(Errno::NOMEM) => {
                 failed(not_moved(&remap, self.areas.at(remap.old)))
