@@ -282,7 +282,7 @@ pub(super) fn mprotect(linux: &mut Linux, [address, length, bits, ..]: Arguments
     Ok(0)
 }
 
-/// `mremap`: shrinks, grows in place, or moves private memory and reservations. Several areas move at once as
+/// `mremap`: shrinks, grows in place, or moves whatever is mapped. Several areas move at once as
 /// they are, with the gaps between them (Linux 6.17). `MREMAP_DONTUNMAP` is not served, memory that is shared
 /// by name is not had twice, and pages of the image stay where they are.
 pub(super) fn mremap(linux: &mut Linux, arguments: Arguments) -> Served {
@@ -317,7 +317,7 @@ pub(super) fn mremap(linux: &mut Linux, arguments: Arguments) -> Served {
     }
     let more = remap.growth();
     if more > 0 {
-        affordable(linux, more, 1, 0)?;
+        affordable(linux, more, area.accessible().into(), 0)?;
         let private = matches!(area.backing, Backing::Private | Backing::File { .. });
         let data = private && area.protection.write;
         within_limits(linux, Some(more), data.then_some(more))?;

@@ -114,6 +114,9 @@ impl Calls {
         }
         let most = self.limits.readable;
         if self.readable.saturating_add(more) > most {
+            if self.grows_reservation(registers) {
+                return true;
+            }
             match self.areas.sum(readable) {
                 Some(now) if now.saturating_add(more) <= most => self.readable = now,
                 _ => return false,
@@ -121,6 +124,13 @@ impl Calls {
         }
         self.readable += more;
         true
+    }
+
+    /// By `mremap`, which makes one area larger, there is more that nothing can be done with. No other thread changes what may be done there
+    /// meanwhile: that is asked for, too.
+    fn grows_reservation(&self, registers: &Registers) -> bool {
+        registers.orig_rax == libc::SYS_mremap as u64
+            && (self.areas.at(registers.rdi)).is_some_and(|area| !area.is_accessible())
     }
 
     /// The guest's descriptor `number` is of zeros that would be memory where they are mapped shared, which nobody counts.

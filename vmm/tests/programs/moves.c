@@ -1,6 +1,7 @@
 /* `mremap`, wrong in itself or of what is not there, of pages of the image and of memory, also of more than may be had. */
 #include "told.h"
 #include <sys/mman.h>
+#include <sys/resource.h>
 
 #define PAGE 4096L
 #define FLAGS_FIXED (MREMAP_MAYMOVE | MREMAP_FIXED)
@@ -42,6 +43,34 @@ static void wrong(const char *what, const char *at)
     T(move(at + PAGE, PAGE, 2 * PAGE, FLAGS_FIXED, (long)at));
 }
 
+static long map(char *at, long length, int protection)
+{
+    return mmap(at, length, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == at ? 0 : -1;
+}
+
+/* What may not be touched costs nothing, however much it is; what it becomes then does. */
+static void reservations(char *at)
+{
+    /* No host has so much that it lets a program write to all of it. */
+    struct rlimit data;
+    getrlimit(RLIMIT_DATA, &data);
+    if (data.rlim_cur > 1L << 30) data.rlim_cur = 1L << 30;
+    T(setrlimit(RLIMIT_DATA, &data));
+    T(map(at, 16 * PAGE, PROT_NONE));
+    T(move(at, 16 * PAGE, MUCH, 0, 0));
+    T(mprotect(at + MUCH - PAGE, PAGE, PROT_READ | PROT_WRITE));
+    T(at[MUCH - PAGE] = 5);
+    T(move(at, MUCH - PAGE, 2 * MUCH, MREMAP_MAYMOVE | MREMAP_FIXED, (long)at + 2 * MUCH));
+    T(move(at + 2 * MUCH, 2 * MUCH, 2 * MUCH, MREMAP_MAYMOVE | MREMAP_FIXED, (long)at + 4 * MUCH));
+    T(at[MUCH - PAGE]);
+    T(mprotect(at + 4 * MUCH, 2 * MUCH, PROT_READ | PROT_WRITE));
+    T(mprotect(at + 4 * MUCH, PAGE, PROT_READ));
+    T(move(at + 4 * MUCH, PAGE, 2 * PAGE, 0, 0));
+    T(munmap(at, PAGE));
+    T(munmap(at + MUCH - PAGE, PAGE));
+    T(munmap(at + 4 * MUCH, 2 * MUCH));
+}
+
 int main(int count, char **arguments)
 {
     if (count != 2 || image[0] != 1) return 2;
@@ -67,6 +96,7 @@ int main(int count, char **arguments)
     T(mincore(upon, PAGE, &there));
     T(move(own, -2 * PAGE, PAGE, FLAGS_FIXED, ELSEWHERE));
     T(mincore(upon, PAGE, &there));
+    reservations((char *)ELSEWHERE + MUCH);
     /* Memory of its own where pages of the image were moves as any. */
     T(munmap((void *)image, PAGE));
     T(mmap((void *)image, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == (void *)image);

@@ -24,6 +24,10 @@ int main(void) {
     int more = !mprotect(none, 64 * gib, PROT_READ);
     char *one = mmap(0, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     more |= mremap(one, 4096, 64 * gib, MREMAP_MAYMOVE) != MAP_FAILED;
+    // What grows while nothing can be done with it counts from when something can.
+    none = mremap(none, 64 * gib, 128 * gib, MREMAP_MAYMOVE);
+    if (none == MAP_FAILED) { puts("a reservation does not grow"); return 1; }
+    more |= !mprotect(none + 64 * gib, 64 * gib, PROT_READ);
     printf("more by other calls: %d\n", more);
     munmap(last, gib);
     // What was let go can be had again, as often as one likes.
