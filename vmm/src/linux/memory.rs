@@ -339,6 +339,10 @@ pub(super) fn mremap(linux: &mut Linux, arguments: Arguments) -> Served {
     if shrinks {
         // As in Linux, what lay there is gone, too, if the rest reaches beyond all addresses; otherwise what is refused has lost nothing.
         linux.memory.unmap(target, target + new_length)?;
+        if linux.memory.space().find(old).is_none() {
+            // What goes beyond all addresses has its end before it begins, and is not seen to lie where it is to come.
+            return Err(Errno::FAULT.into());
+        }
         shrink(linux, (old, old_length), new_length)?;
     }
     if !several {

@@ -96,6 +96,16 @@ int main(int count, char **arguments)
     T(mincore(upon, PAGE, &there));
     T(move(own, -2 * PAGE, PAGE, FLAGS_FIXED, ELSEWHERE));
     T(mincore(upon, PAGE, &there));
+    /* So is what is to be moved, if it reaches so far that nothing seems to lie there. */
+    for (long before = 0; before < 2; before++) {
+        char *gone = (char *)ELSEWHERE + 64 * PAGE;
+        T(map(gone, 4 * PAGE, PROT_READ));
+        T(move(gone + PAGE, -PAGE, 2 * PAGE, FLAGS_FIXED, (long)gone + PAGE - before * PAGE));
+        T(mincore(gone, PAGE, &there));
+        T(mincore(gone + PAGE, PAGE, &there));
+        T(mincore(gone + 2 * PAGE, PAGE, &there));
+        T(munmap(gone, 4 * PAGE));
+    }
     reservations((char *)ELSEWHERE + MUCH);
     /* Memory of its own where pages of the image were moves as any. */
     T(munmap((void *)image, PAGE));
