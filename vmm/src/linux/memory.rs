@@ -274,12 +274,31 @@ pub(super) fn mprotect(linux: &mut Linux, [address, length, bits, ..]: Arguments
         }
         start = at;
     }
-    if bits & PROT_WRITE != 0 {
-        let data = linux.memory.space().data_if_writable(start, end);
-        within_limits(linux, None, (data > 0).then_some(data))?;
+    let until = match bits & PROT_WRITE {
+        0 => end,
+        _ => writable_until(linux, start, end),
+    };
+    linux.memory.protect(start, until, protection(bits))??;
+    if until < end {
+        return Err(Errno::NOMEM.into());
     }
-    linux.memory.protect(start, end, protection(bits))??;
     Ok(0)
+}
+
+/// As far as `start..end` may become writable within the guest's own limits, which are asked area by area (`mprotect_fixup`,
+/// mm/mprotect.c).
+fn writable_until(linux: &Linux, start: u64, end: u64) -> u64 {
+    let space = linux.memory.space();
+    let mut data = 0;
+    for (at, area) in space.over(start, end) {
+        let at = at.max(start);
+        let more = space.data_if_writable(at, area.end.min(end));
+        data += more;
+        if more > 0 && within_limits(linux, None, Some(data)).is_err() {
+            return at;
+        }
+    }
+    end
 }
 
 /// `mremap`: shrinks, grows in place, or moves whatever is mapped. Several areas move at once as

@@ -156,10 +156,40 @@ static void stack(void)
 #define MAP(length, bits) mmap(NULL, length, bits, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
 #define M(call) do { errno = 0; void *at_ = (void *)(call); printf("%s: %s\n", #call, at_ == MAP_FAILED ? strerror(errno) : "mapped"); } while (0)
 
+static int writable(char *at)
+{
+    int signal = sigsetjmp(back, 1);
+    if (signal == 0) *(volatile char *)at = 7;
+    return signal == 0;
+}
+
+/* Of several areas those become writable that there is room for, up to the first that there is none for. */
+static void partly(void)
+{
+    struct rlimit limit;
+    char *areas = MAP(12 * 4096, PROT_READ);
+    for (int nth = 1; nth < 6; nth += 2) mprotect(areas + nth * 8192, 8192, PROT_NONE);
+    getrlimit(RLIMIT_DATA, &limit);
+    char *more = MAP(4096, PROT_READ);
+    /* What there is, and a page. */
+    limit.rlim_cur = 0;
+    do {
+        limit.rlim_cur += 4096;
+        if (setrlimit(RLIMIT_DATA, &limit)) { puts("no limit is enough"); return; }
+    } while (mprotect(more, 4096, PROT_READ | PROT_WRITE));
+    limit.rlim_cur += 4 * 4096;
+    setrlimit(RLIMIT_DATA, &limit);
+    T(mprotect(areas, 12 * 4096, PROT_READ | PROT_WRITE));
+    for (int nth = 0; nth < 12; nth++) printf("%d", writable(areas + nth * 4096));
+    puts(" are writable");
+    T(munmap(areas, 12 * 4096));
+}
+
 static void memory(void)
 {
     char *none = MAP(1 << 20, PROT_NONE), *kept = MAP(1 << 20, PROT_READ | PROT_WRITE), *end = sbrk(0);
     /* None at all means as much as can be had, but for the heap. */
+    partly();
     set(RLIMIT_DATA, 0, 64 << 20);
     M(sbrk(4096)); M(MAP(4096, PROT_READ | PROT_WRITE)); M(MAP(100 << 20, PROT_READ | PROT_WRITE));
     set(RLIMIT_DATA, 0, 0);
