@@ -129,7 +129,8 @@ fn at_the_limit_of_areas_calls_do_what_linux_does() {
         protect all: 0\nprotect over: 0\nprotect from within to within: 0\ngrow the heap: 1, ENOMEM\n\
         grow in place: 0\ngrow and move: 5, ENOMEM\ngrow some and move: 5, ENOMEM\nshrink: 0\n\
         shrink within: 2, ENOMEM\nmove: 7, ENOMEM\nmove within: 7, ENOMEM\nmove upon: 7, ENOMEM\n\
-        move several: 7, ENOMEM\nshrink and move: 7, ENOMEM\nmove nothing: 7, EFAULT\n";
+        move several: 7, ENOMEM\nshrink and move: 7, ENOMEM\nmove nothing: 7, EFAULT\n\
+        map where something is: 1, EEXIST\nmove several onto one: 9, ENOMEM, changed\n";
     if !needs(&["kvm"]) {
         return;
     }

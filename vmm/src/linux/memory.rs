@@ -156,6 +156,9 @@ pub(super) fn mmap(
         (_, length @ 1..=USER_ADDRESS_END) => length,
         _ => return Err(Errno::NOMEM.into()),
     };
+    if !linux.memory.space().has_room_to_map() {
+        return Err(Errno::NOMEM.into());
+    }
     let start = place(linux, address, length, flags)?;
     let protection = protection(bits);
     let (mut anonymous, mut writable) = (anonymous, false);
@@ -372,6 +375,11 @@ pub(super) fn mremap(linux: &mut Linux, arguments: Arguments) -> Served {
     for (at, area) in areas {
         let (at, end) = (at.max(old), area.end.min(old_end));
         let to = target + (at - old);
+        // One after the other, as in Linux: what lies there goes, and may be two then.
+        linux.memory.unmap(to, to + (end - at))?;
+        if !linux.memory.space().has_room_to_move() {
+            return Err(Errno::NOMEM.into());
+        }
         linux.memory.relocate(at, end, to, end - at)?;
     }
     Ok(target)

@@ -3,7 +3,8 @@
 //! touched (`touch`). So an area costs nothing, whatever its size.
 //!
 //! Every change goes through `AddressSpace::replace`. Before that each kind of it is checked as Linux checks it
-//! (`vm.max_map_count`), so that what one refuses for the number of areas, the other does; what is refused changes nothing.
+//! (`vm.max_map_count`), so that what one refuses for the number of areas, the other does. What is refused changes nothing, but for
+//! `protect`, which changes area by area up to the one that is refused.
 
 use std::collections::BTreeMap;
 
@@ -237,6 +238,11 @@ impl AddressSpace {
         self.heap_end = end;
     }
 
+    /// True while something may be mapped, whatever is there (`do_mmap`, mm/mmap.c).
+    pub fn has_room_to_map(&self) -> bool {
+        self.areas.len() <= MAX_AREAS
+    }
+
     /// True while what moves to another place cannot be refused on the way for the number of areas (`prep_move_vma`, mm/mremap.c).
     pub fn has_room_to_move(&self) -> bool {
         self.areas.len() < MAX_AREAS - 3
@@ -248,9 +254,9 @@ impl AddressSpace {
         self.areas.len() + 2 < MAX_AREAS - 3
     }
 
-    /// Puts an area at `start`, in place of whatever was there (`do_mmap`, mm/mmap.c).
+    /// Puts an area at `start`, in place of whatever was there.
     pub fn map(&mut self, start: u64, area: Area) -> Result<(), Refused> {
-        if self.areas.len() > MAX_AREAS {
+        if !self.has_room_to_map() {
             return Err(Refused::Areas);
         }
         self.check_hole(start, area.end)?;
@@ -327,7 +333,7 @@ impl AddressSpace {
     }
 
     /// Refused if there are too many areas for a part of one, `changed`, to be another. One that joins its neighbour takes no more
-    /// (`vma_modify`, mm/vma.c).
+    /// (`vma_modify`, mm/vma.c). Linux has cut the one end when it refuses the other, and counts two from then on; here they are one again.
     fn check_change(
         &self,
         (at, area): (u64, &Area),

@@ -44,7 +44,7 @@ static const char *const names[] = {
     "map", "map within", "map over", "map beside", "unmap within", "unmap the end", "protect within", "protect the end",
     "protect all", "protect over", "protect from within to within", "grow the heap", "grow in place", "grow and move",
     "grow some and move", "shrink", "shrink within", "move", "move within", "move upon", "move several", "shrink and move",
-    "move nothing",
+    "move nothing", "map where something is", "move several onto one",
 };
 enum { CALLS = sizeof names / sizeof *names };
 static long call(int nth, char *a, char *b) {
@@ -71,7 +71,9 @@ static long call(int nth, char *a, char *b) {
     case 19: return MOVE(a, 5 * PAGE, 5 * PAGE, FIXED, b + PAGE);
     case 20: return MOVE(a, 12 * PAGE, 12 * PAGE, FIXED, b + 10 * PAGE);
     case 21: return MOVE(a + PAGE, 3 * PAGE, PAGE, FIXED, b + 10 * PAGE);
-    default: return MOVE(a, 5 * PAGE, 5 * PAGE, FIXED, b + 10 * PAGE);
+    case 22: return MOVE(a, 5 * PAGE, 5 * PAGE, FIXED, b + 10 * PAGE);
+    case 23: return mmap(a, PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) == MAP_FAILED ? -1 : 0;
+    default: return MOVE(a, 14 * PAGE, 14 * PAGE, FIXED, b + PAGE);
     }
 }
 int main(void) {
@@ -85,7 +87,10 @@ int main(void) {
         if (strcmp(name, "move nothing")) put(a, 5, PROT_READ | PROT_WRITE);
         if (!strcmp(name, "map beside") || !strncmp(name, "move ", 5)) put(b, 5, PROT_READ | PROT_WRITE);
         if (!strcmp(name, "grow and move")) put(a + 5 * PAGE, 1, PROT_NONE);
-        if (strstr(name, "over") || strstr(name, "to within") || strstr(name, "several")) {
+        if (!strcmp(name, "move several onto one")) {
+            for (int k = 0; k < 4; k++) munmap(a + k * 4 * PAGE, 4 * PAGE), put(a + k * 4 * PAGE, 2, PROT_READ | PROT_WRITE);
+            put(b, PAGES, PROT_READ);
+        } else if (strstr(name, "over") || strstr(name, "to within") || strstr(name, "several")) {
             put(a + 5 * PAGE, 3, PROT_READ);
             put(a + 8 * PAGE, 4, PROT_READ | PROT_WRITE);
         }

@@ -223,7 +223,7 @@ fn areas_are_counted_as_linux_counts_them() {
     assert_eq!(at_limit(MAX, unmap(0x1000, 0x2000)), REFUSED);
     assert_eq!(at_limit(MAX + 1, unmap(0x1000, 0x3000)), Ok(MAX + 1));
     assert_eq!(at_limit(MAX + 1, unmap(0x2000, 0x5000)), Ok(MAX + 1));
-    // A protection: one more for each end that is cut.
+    // A protection: one more for each end that is cut. (What is refused for the second is not cut at the first.)
     let protect = |from, to| {
         move |space: &mut AddressSpace| match space
             .protect(FULL + from, FULL + to, Protection::READ)
