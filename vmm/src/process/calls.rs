@@ -232,8 +232,8 @@ impl Calls {
             libc::SYS_ioctl => finished(self.foreground(tracee, registers)),
             libc::SYS_setgroups => finished(set_groups(tracee, registers)),
             libc::SYS_capget => finished(capabilities(tracee, registers, threads)),
-            libc::SYS_mmap | libc::SYS_mprotect => self.memory(tracee, registers),
-            libc::SYS_mremap => self.remap(tracee, registers),
+            libc::SYS_mmap | libc::SYS_mprotect => self.memory(tracee, registers, threads),
+            libc::SYS_mremap => self.remap(tracee, registers, threads),
             libc::SYS_brk => self.brk(first),
             libc::SYS_getrlimit => finished(core(tracee, None, Some(second))),
             libc::SYS_setrlimit if first as u32 == libc::RLIMIT_CORE => {

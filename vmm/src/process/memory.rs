@@ -13,16 +13,22 @@ use super::counts::{Tables, most, own_memory, readable, used};
 use super::limits::with_tables;
 use super::ptrace::{Registers, Tracee, arguments};
 use super::taken::{most_taken, newly_readable, plain, private, shared_file};
+use super::threads::Threads;
 use crate::linux::{Heap, Remap, host};
 
 impl Calls {
     /// `mmap` and `mprotect`, and `mremap` of what may be moved. What cannot be counted is not allowed.
-    pub(super) fn memory(&mut self, tracee: Tracee, registers: &Registers) -> Next {
+    pub(super) fn memory(
+        &mut self,
+        tracee: Tracee,
+        registers: &Registers,
+        threads: &Threads,
+    ) -> Next {
         let mut counted = *registers;
         if shared_file(registers).is_some_and(|file| self.is_zeros(tracee, file)) {
             counted.r10 = private(counted.r10);
         }
-        if self.may_take(most_taken(&counted)) && self.may_read(&counted) {
+        if self.may_take(most_taken(&counted)) && self.may_read(&counted, threads) {
             memory(registers, plain(counted.r10))
         } else {
             failed(Errno::NOMEM)
@@ -31,7 +37,12 @@ impl Calls {
 
     /// `mremap`. What is wrong in itself is not left to the kernel, which may have more addresses than a guest is told of
     /// (those of five levels of page tables), and would have it grow there.
-    pub(super) fn remap(&mut self, tracee: Tracee, registers: &Registers) -> Next {
+    pub(super) fn remap(
+        &mut self,
+        tracee: Tracee,
+        registers: &Registers,
+        threads: &Threads,
+    ) -> Next {
         let remap = match Remap::of(arguments(registers)) {
             Ok(remap) => remap,
             Err(error) => return failed(error),
@@ -44,7 +55,7 @@ impl Calls {
         if remap.shrinks_in_place() {
             return Next::Serve;
         }
-        match self.memory(tracee, registers) {
+        match self.memory(tracee, registers, threads) {
             refused if refused == failed(Errno::NOMEM) => {
                 failed(not_moved(&remap, self.areas.at(remap.old)))
             }
@@ -107,14 +118,15 @@ impl Calls {
 
     /// There is room for what a call about memory lets the guest read. Counting takes the longer the more
     /// areas there are, so it is done once what was asked for since the last time could be too much.
-    fn may_read(&mut self, registers: &Registers) -> bool {
+    fn may_read(&mut self, registers: &Registers, threads: &Threads) -> bool {
         let more = newly_readable(registers);
         if more == 0 || !self.counted {
             return true;
         }
         let most = self.limits.readable;
         if self.readable.saturating_add(more) > most {
-            if self.grows_reservation(registers) {
+            // Another thread may have been allowed to make it accessible, and not have done so yet.
+            if threads.is_one() && self.grows_reservation(registers) {
                 return true;
             }
             match self.areas.sum(readable) {
@@ -126,8 +138,7 @@ impl Calls {
         true
     }
 
-    /// By `mremap`, which makes one area larger, there is more that nothing can be done with. No other thread changes what may be done there
-    /// meanwhile: that is asked for, too.
+    /// By `mremap`, which makes one area larger, there is more that nothing can be done with.
     fn grows_reservation(&self, registers: &Registers) -> bool {
         registers.orig_rax == libc::SYS_mremap as u64
             && (self.areas.at(registers.rdi)).is_some_and(|area| !area.is_accessible())
