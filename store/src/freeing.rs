@@ -6,20 +6,21 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::MetadataExt as _;
 
 /// Bytes that are freed at a time.
 const STEP: u64 = 4 << 20;
 
-/// Frees what a file takes up that has no name any more. Does nothing while somebody else has it open: it stays as it is for them,
-/// and goes with the last of them.
+/// Frees what a file takes up. Does nothing while it has a name, or somebody else has it open: it stays as it is for them, and goes
+/// with the last of them.
 pub(crate) fn free(file: &File) {
-    let freed = have_alone(file).and_then(|is_alone| {
-        if is_alone {
+    let freed = || {
+        if file.metadata()?.nlink() == 0 && have_alone(file)? {
             in_steps(file)?;
         }
-        Ok(())
-    });
-    if let Err(error) = freed {
+        Ok::<_, io::Error>(())
+    };
+    if let Err(error) = freed() {
         tracing::debug!(%error, "a file is freed as a whole");
     }
 }
@@ -85,6 +86,18 @@ mod tests {
             free(&file);
             length() == 0
         });
+    }
+
+    #[test]
+    fn what_has_another_name_stays_as_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let [path, link] = ["file", "link"].map(|name| directory.path().join(name));
+        std::fs::write(&path, vec![1; BYTES as usize]).unwrap();
+        std::fs::hard_link(&path, &link).unwrap();
+        let file = OpenOptions::new().write(true).open(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        free(&file);
+        assert_eq!(std::fs::metadata(&link).unwrap().len(), BYTES);
     }
 
     #[test]
