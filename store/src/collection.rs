@@ -406,7 +406,8 @@ impl<'a> Collection<'a> {
         // and shows up now, or looks after it, and finds nothing.
         let mut taken = Vec::new();
         for (id, record) in &deleted {
-            if self.store.object_is_leased(*id)? {
+            // If that cannot be known it may be.
+            if self.store.object_is_leased(*id).unwrap_or(true) {
                 taken.push((*id, record));
             }
         }

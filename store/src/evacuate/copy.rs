@@ -175,6 +175,8 @@ impl Collection<'_> {
         let mut holding = Holding::of(self.store)?;
         let mut taken = None;
         let room = self.step(|turn| {
+            // What was taken before is nobody's to write to otherwise.
+            self.store.check_trusted()?;
             let appender = &mut turn.writer.appender;
             appender.begin()?;
             // Once, however often this is asked: nobody else gets them as long as they are held.
