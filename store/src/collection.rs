@@ -275,7 +275,7 @@ impl<'a> Collection<'a> {
         work(&mut self.store.hold_alone(&self.longest_hold).writer)
     }
 
-    /// Proposes changes for each of `items` that is where it is said as `is_there` sees it, at most [`MAX_BATCH`] at a time, and
+    /// Proposes changes for each of `items` that `are_there` says is where it is said to be, at most [`MAX_BATCH`] at a time, and
     /// counts those that were made.
     pub(crate) fn in_batches<T>(
         &self,
