@@ -10,7 +10,7 @@ use crate::group::{Failed, Part, Place, Sight};
 use crate::index::{Batch, Pending, Reader};
 use crate::moment::Moment;
 use crate::quota::Weighed;
-use crate::segment::Recorded;
+use crate::segment::{Appender, Recorded, Room};
 use crate::{Store, Writer};
 
 #[cfg(test)]
@@ -38,13 +38,6 @@ pub(crate) struct Turn<'t> {
     recorded: Vec<Recorded>,
 }
 
-impl Turn<'_> {
-    /// Puts slots that were handed out on record, with the rest of what this changes.
-    pub(crate) fn record(&mut self) {
-        self.recorded = self.writer.appender.record(&mut self.batch);
-    }
-}
-
 impl Store {
     /// Changes names: `change` decides in the order of all commits, by what it is shown, and may be asked again. Answers
     /// once that is durable.
@@ -69,6 +62,34 @@ impl Store {
         change: impl FnMut(&mut Turn<'_>, P) -> Result<T>,
     ) -> Result<T> {
         self.in_turn(Author::Collection(longest_hold), plan, change)
+    }
+
+    /// A step that takes slots and has them on record with the rest: `take` hands them out once, however often `change` is asked.
+    pub(crate) fn step_with_slots<T>(
+        &self,
+        longest_hold: &Cell<Duration>,
+        take: impl Fn(&mut Appender) -> Result<Vec<Room>>,
+        mut change: impl FnMut(&mut Turn<'_>, &[Room]) -> Result<T>,
+    ) -> Result<T> {
+        let mut holding = Holding::of(self)?;
+        let mut taken = None;
+        let take_and_change = |turn: &mut Turn<'_>, ()| {
+            let appender = &mut turn.writer.appender;
+            appender.begin()?;
+            // Nobody else gets them as long as they are held.
+            let room: Vec<Room> = match taken.take() {
+                Some(room) => room,
+                None => take(appender)?,
+            };
+            let room = taken.insert(room);
+            if !room.is_empty() {
+                turn.recorded = turn.writer.appender.record(&mut turn.batch);
+            }
+            change(turn, room)
+        };
+        let answer = self.step(longest_hold, |_| Ok(()), take_and_change)?;
+        holding.are_recorded = true;
+        Ok(answer)
     }
 
     fn in_turn<P, T>(
@@ -224,6 +245,35 @@ impl Drop for Hold<'_> {
     fn drop(&mut self) {
         if let Some(longest) = self.longest {
             longest.set(longest.get().max(self.since.elapsed()));
+        }
+    }
+}
+
+/// Keeps slots that were handed out from being handed out again before they are on record.
+struct Holding<'a> {
+    store: &'a Store,
+    are_recorded: bool,
+}
+
+impl<'a> Holding<'a> {
+    fn of(store: &'a Store) -> Result<Self> {
+        store.joining().appender.hold()?;
+        Ok(Self {
+            store,
+            are_recorded: false,
+        })
+    }
+}
+
+impl Drop for Holding<'_> {
+    fn drop(&mut self) {
+        let appender = &mut self.store.joining().appender;
+        appender.release(&[]);
+        if !self.are_recorded
+            && appender.holders() == 0
+            && let Err(error) = appender.rollback()
+        {
+            tracing::error!(%error, "forgetting slots that a step has not put on record");
         }
     }
 }

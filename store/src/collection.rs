@@ -49,7 +49,7 @@ pub struct Collection<'a> {
     pub(crate) store: &'a Store,
     epoch: u64,
     watch: Watch<'a>,
-    longest_hold: Cell<Duration>,
+    pub(crate) longest_hold: Cell<Duration>,
 }
 
 impl std::fmt::Debug for Collection<'_> {
@@ -263,7 +263,7 @@ impl<'a> Collection<'a> {
         self.store.step(&self.longest_hold, plan, change)
     }
 
-    fn check_goes_on(&self) -> Result<()> {
+    pub(crate) fn check_goes_on(&self) -> Result<()> {
         if (self.watch)().is_break() {
             return Err(StoreError::CollectionStopped);
         }
@@ -377,7 +377,7 @@ impl<'a> Collection<'a> {
     fn delete_object_batch(&self, left: &mut &[ObjectId]) -> Result<u64> {
         self.check_goes_on()?;
         let _limbo = Limbo(self.store);
-        let removed = self.step_anyway(
+        let (deleted, rest) = self.step_anyway(
             |now| self.next_objects(now, left),
             |turn, (found, rest)| {
                 let barrier = running_barrier(turn.writer)?;
@@ -398,8 +398,7 @@ impl<'a> Collection<'a> {
                 }
                 Ok((deleted, rest))
             },
-        );
-        let (deleted, rest) = removed?;
+        )?;
         *left = rest;
         reached(Step::Removed);
         // Whoever took a lease since the question above has either looked before the removal,

@@ -73,7 +73,6 @@ mod tests {
     fn what_others_have_open_stays_as_it_is() {
         let (file, other) = unnamed();
         let length = || file.metadata().unwrap().len();
-        // A child that another test of this process starts has them, too, until it has become the program that it is to run.
         free(&file);
         assert_eq!(length(), BYTES);
         // SAFETY: nobody writes to it.
@@ -82,6 +81,7 @@ mod tests {
         free(&file);
         assert_eq!(mapped[BYTES as usize - 1], 1);
         drop(mapped);
+        // A child that another test of this process starts has them, too, until it has become the program that it is to run.
         pool_tests::wait::until("it is freed", || {
             free(&file);
             length() == 0

@@ -161,18 +161,6 @@ struct Writer {
     sections: u64,
 }
 
-impl Writer {
-    /// Keeps what was appended for a committed change, or forgets what a failed one appended; the
-    /// change's own error is then the one to report.
-    fn settle(&mut self, committed: bool) {
-        if committed {
-            self.appender.committed();
-        } else if let Err(error) = self.appender.rollback() {
-            tracing::error!(%error, "forgetting what a failed commit appended");
-        }
-    }
-}
-
 impl Deref for Store {
     type Target = StoreView;
     fn deref(&self) -> &StoreView {

@@ -3,6 +3,7 @@
 //! Whatever commits them is what commits others: slots are handed out, a frame goes to the journal, a batch to the
 //! index. Only that the slots stay holes of their files, and that nothing has the digests that are told.
 
+use std::cell::Cell;
 use std::ops::Range;
 
 use pool_core::ExtentMap;
@@ -10,9 +11,11 @@ use pool_core::digest::{ObjectId, PageId};
 use pool_core::extent::{Extent, Slot};
 use pool_core::page::PAGE_SIZE;
 
+use crate::Store;
 use crate::error::{Result, StoreError};
 use crate::format::{Location, ObjectRecord};
-use crate::{Store, Writer};
+use crate::index::Batch;
+use crate::segment::{Appender, Room};
 
 /// Digest of the synthetic page `number`.
 pub fn page(number: u64) -> PageId {
@@ -22,20 +25,25 @@ pub fn page(number: u64) -> PageId {
 /// Commits an object of the synthetic pages `numbers`. For a store that is thrown away afterwards: whoever reads the object
 /// finds damage.
 pub fn add(store: &Store, numbers: Range<u64>) -> Result<ObjectId> {
-    let mut writer = store.writer();
-    writer.appender.begin()?;
-    let added = place(store, &mut writer, numbers);
-    writer.settle(added.is_ok());
-    added
-}
-
-fn place(store: &Store, writer: &mut Writer, numbers: Range<u64>) -> Result<ObjectId> {
     let pages = u32::try_from(numbers.end.saturating_sub(numbers.start))
         .map_err(|_| StoreError::BadUpload("too many synthetic pages for an object".into()))?;
     let object = ObjectId::of(&[numbers.start.to_le_bytes(), numbers.end.to_le_bytes()].concat());
-    let mut numbers = numbers;
+    let take = |appender: &mut Appender| appender.reserve_pages(pages);
+    store.step_with_slots(&Cell::default(), take, |turn, room| {
+        place(&mut turn.batch, object, numbers.clone(), room)
+    })?;
+    Ok(object)
+}
+
+/// Puts the pages on record in slots, and the object that they make up.
+fn place(
+    batch: &mut Batch<'_>,
+    object: ObjectId,
+    mut numbers: Range<u64>,
+    room: &[Room],
+) -> Result<()> {
     let (mut placed, mut extents, mut file_page) = (Vec::new(), Vec::new(), 0);
-    for (at, count) in writer.appender.reserve_pages(pages)? {
+    for &(at, count) in room {
         for (nth, number) in (0..count).zip(&mut numbers) {
             let slot = Slot(at.slot.0 + nth);
             placed.push((page(number), Location { slot, ..at }));
@@ -49,18 +57,15 @@ fn place(store: &Store, writer: &mut Writer, numbers: Range<u64>) -> Result<Obje
         });
         file_page += u64::from(count);
     }
-    let map = ExtentMap::new(u64::from(pages) * PAGE_SIZE, extents)
+    let map = ExtentMap::new(file_page * PAGE_SIZE, extents)
         .map_err(|error| StoreError::Extents(object, error))?;
-    let mut batch = store.view.index.batch();
     // As a commit has them.
     placed.sort_unstable_by_key(|(id, _)| *id);
     for (id, at) in placed {
         batch.add_page(id, at);
     }
     batch.put_object(object, &ObjectRecord { phase: 0, map });
-    writer.appender.record_alone(&mut batch);
-    batch.commit()?;
-    Ok(object)
+    Ok(())
 }
 
 /// Merges the tables of all pages' records, and answers with the bytes of disk that they take.

@@ -9,7 +9,6 @@ use pool_core::page::{PAGE_SIZE, PAGES_PER_WINDOW, WINDOW_SIZE};
 
 use super::moves::Moves;
 use super::survey::{LiveSlots, Survey};
-use crate::Store;
 use crate::backend::{Backend, SegmentFile};
 use crate::collection::{Collection, SkipReason, Skipped, running_barrier};
 use crate::damage::DamagedSlots;
@@ -172,29 +171,18 @@ impl Collection<'_> {
 
     /// Reserves slots and records them as used, so that no rollback hands them out again.
     fn reserve(&self, take: impl Fn(&mut Appender) -> Result<Vec<Room>>) -> Result<Vec<Room>> {
-        let mut holding = Holding::of(self.store)?;
-        let mut taken = None;
-        let room = self.step(|turn| {
-            // What was taken before is nobody's to write to otherwise.
-            self.store.check_trusted()?;
-            let appender = &mut turn.writer.appender;
-            appender.begin()?;
-            // Once, however often this is asked: nobody else gets them as long as they are held.
-            let room: Vec<Room> = match taken.take() {
-                Some(room) => room,
-                None => take(appender)?,
-            };
-            taken = Some(room.clone());
-            turn.record();
+        self.check_goes_on()?;
+        let store = self.store;
+        store.step_with_slots(&self.longest_hold, take, |turn, room| {
+            // If it is not any more, they may be nobody's to write to.
+            store.check_trusted()?;
             // Nothing refers to the new slots yet, and no mark knows them.
             let barrier = running_barrier(turn.writer)?;
-            for (at, _) in &room {
+            for (at, _) in room {
                 barrier.protect_segment(at.segment);
             }
-            Ok(room)
-        })?;
-        holding.are_recorded = true;
-        Ok(room)
+            Ok(room.to_vec())
+        })
     }
 
     /// Takes back slots to which nothing refers: their disk, and as far as nobody has appended
@@ -231,35 +219,6 @@ impl Collection<'_> {
             // The appender takes up from the records.
             writer.appender.rollback()
         })
-    }
-}
-
-/// Keeps slots that were handed out from being handed out again before they are on record.
-struct Holding<'a> {
-    store: &'a Store,
-    are_recorded: bool,
-}
-
-impl<'a> Holding<'a> {
-    fn of(store: &'a Store) -> Result<Self> {
-        store.joining().appender.hold()?;
-        Ok(Self {
-            store,
-            are_recorded: false,
-        })
-    }
-}
-
-impl Drop for Holding<'_> {
-    fn drop(&mut self) {
-        let appender = &mut self.store.joining().appender;
-        appender.release(&[]);
-        if !self.are_recorded
-            && appender.holders() == 0
-            && let Err(error) = appender.rollback()
-        {
-            tracing::error!(%error, "forgetting slots that were reserved for a copy");
-        }
     }
 }
 

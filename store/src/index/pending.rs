@@ -45,18 +45,54 @@ pub(super) type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>> +
 #[derive(Debug, Default)]
 pub(crate) struct Pending {
     families: HashMap<&'static str, Entries>,
-    pages: HashMap<PageId, Location>,
-    windows: HashMap<WindowId, Location>,
-    removals: Option<Removals>,
+    pages: Places<PageId>,
+    windows: Places<WindowId>,
+    /// What others have found may not be where it was.
+    removes: bool,
     /// Bytes of keys and values, of a commit of the journal.
     bytes: usize,
 }
 
-/// What a collection removes.
-#[derive(Debug, Default)]
-struct Removals {
-    pages: HashSet<PageId>,
-    windows: HashSet<WindowId>,
+/// Where pages come to be, or windows, and which of them go.
+#[derive(Debug)]
+struct Places<I> {
+    put: HashMap<I, Location>,
+    gone: HashSet<I>,
+}
+
+impl<I> Default for Places<I> {
+    fn default() -> Self {
+        HashMap::new().into()
+    }
+}
+
+impl<I> From<HashMap<I, Location>> for Places<I> {
+    fn from(put: HashMap<I, Location>) -> Self {
+        let gone = HashSet::new();
+        Self { put, gone }
+    }
+}
+
+impl<I: Eq + Hash> Places<I> {
+    /// What becomes of a place, if anything.
+    fn get(&self, id: &I) -> Option<Becomes<Location>> {
+        match self.put.get(id) {
+            Some(at) => Some(Becomes::Put(*at)),
+            None => self.gone.contains(id).then_some(Becomes::Gone),
+        }
+    }
+
+    /// Makes a later change.
+    fn change(&mut self, id: I, value: Option<&[u8]>) -> Result<()> {
+        if let Some(value) = value {
+            self.gone.remove(&id);
+            self.put.insert(id, Location::decode(value)?);
+        } else {
+            self.put.remove(&id);
+            self.gone.insert(id);
+        }
+        Ok(())
+    }
 }
 
 /// What was asked of a state.
@@ -134,8 +170,8 @@ impl Pending {
         windows: HashMap<WindowId, Location>,
     ) -> Self {
         let mut pending = Self {
-            pages,
-            windows,
+            pages: pages.into(),
+            windows: windows.into(),
             ..Self::default()
         };
         pending.add(changes);
@@ -149,26 +185,32 @@ impl Pending {
 
     /// The changes of a batch that may have anything moved, or removed.
     pub(crate) fn of_removals(changes: &[u8]) -> Result<Self> {
-        let (mut pages, mut windows) = (HashMap::new(), HashMap::new());
-        let mut removals = Removals::default();
+        let mut pending = Self {
+            removes: true,
+            ..Self::of_names(changes)
+        };
+        let digest = |key: &[u8]| {
+            let wrong =
+                |_| StoreError::Corrupt("a digest whose place is changed has not 32 bytes".into());
+            key.try_into().map_err(wrong)
+        };
         let mut made = Ok(());
         each_made(changes, |family, key, value| {
-            let mut follow = || match family {
-                PAGES => follow(&mut pages, &mut removals.pages, PageId, key, value),
-                WINDOWS => follow(&mut windows, &mut removals.windows, WindowId, key, value),
+            let mut change = || match family {
+                PAGES => pending.pages.change(PageId(digest(key)?), value),
+                WINDOWS => pending.windows.change(WindowId(digest(key)?), value),
                 _ => Ok(()),
             };
-            made = std::mem::replace(&mut made, Ok(())).and_then(|()| follow());
+            if made.is_ok() {
+                made = change();
+            }
         });
-        made?;
-        let mut pending = Self::of(changes, pages, windows);
-        pending.removals = Some(removals);
-        Ok(pending)
+        made.map(|()| pending)
     }
 
     /// True when what others have found may not be where it was.
     pub(crate) fn removes(&self) -> bool {
-        self.removals.is_some()
+        self.removes
     }
 
     /// Adds later changes of the same commit.
@@ -183,7 +225,8 @@ impl Pending {
 
     /// Slots that new pages are in, and those that new windows begin at.
     pub(crate) fn locations(&self) -> impl Iterator<Item = Location> + '_ {
-        self.pages.values().chain(self.windows.values()).copied()
+        let (pages, windows) = (&self.pages.put, &self.windows.put);
+        pages.values().chain(windows.values()).copied()
     }
 
     /// Names that are given, changed or removed.
@@ -203,26 +246,12 @@ impl Pending {
 
     /// What becomes of a page's place, if anything.
     pub(super) fn page(&self, id: &PageId) -> Option<Becomes<Location>> {
-        let put = self.pages.get(id).copied().map(Becomes::Put);
-        let goes = |removals: &Removals| removals.pages.contains(id);
-        put.or_else(|| {
-            self.removals
-                .as_ref()
-                .is_some_and(goes)
-                .then_some(Becomes::Gone)
-        })
+        self.pages.get(id)
     }
 
     /// The same of a window.
     pub(super) fn window(&self, id: &WindowId) -> Option<Becomes<Location>> {
-        let put = self.windows.get(id).copied().map(Becomes::Put);
-        let goes = |removals: &Removals| removals.windows.contains(id);
-        put.or_else(|| {
-            self.removals
-                .as_ref()
-                .is_some_and(goes)
-                .then_some(Becomes::Gone)
-        })
+        self.windows.get(id)
     }
 
     /// What becomes of a key, if anything.
@@ -245,27 +274,6 @@ impl Pending {
             found.insert(key, value.as_deref());
         }
     }
-}
-
-/// What a change makes of a page's place, or a window's.
-fn follow<I: Eq + Hash>(
-    places: &mut HashMap<I, Location>,
-    removed: &mut HashSet<I>,
-    id: impl Fn([u8; 32]) -> I,
-    key: &[u8],
-    value: Option<&[u8]>,
-) -> Result<()> {
-    let id = id(key.try_into().map_err(|_| {
-        StoreError::Corrupt("a digest whose place is changed has not 32 bytes".into())
-    })?);
-    if let Some(value) = value {
-        removed.remove(&id);
-        places.insert(id, Location::decode(value)?);
-    } else {
-        places.remove(&id);
-        removed.insert(id);
-    }
-    Ok(())
 }
 
 fn starting_with<'a, 'p>(

@@ -84,8 +84,6 @@ pub(crate) struct Appender {
     holders: usize,
     /// Runs of such slots, by segment.
     held: HashMap<SegmentId, usize>,
-    /// What was handed out since the last commit is in a batch of a collection.
-    recorded: bool,
     /// Groups of commits that were known to have come to nothing.
     failed: u64,
     /// Writing a batch with such slots failed, and none was committed since.
@@ -118,7 +116,6 @@ impl Appender {
             sealed: Vec::new(),
             holders: 0,
             held: HashMap::new(),
-            recorded: false,
             failed: 0,
             in_doubt: false,
         };
@@ -200,9 +197,6 @@ impl Appender {
     pub(crate) fn rollback(&mut self) -> Result<()> {
         self.look_at_trust()?;
         self.look_for_doubt();
-        // What the journal has taken back is not there at the next opening, either.
-        self.in_doubt |= self.recorded && self.index.is_in_doubt();
-        self.recorded = false;
         if self.in_doubt || self.holders > 0 {
             return Ok(());
         }
@@ -422,8 +416,7 @@ impl Appender {
         Ok(runs)
     }
 
-    /// Adds the new state of all segments that have changed to `batch`, which is to be committed next, or with
-    /// the group that is gathering.
+    /// Adds the new state of all segments that have changed to `batch`, which is to join the group that is gathering.
     pub(crate) fn record(&mut self, batch: &mut Batch<'_>) -> Vec<Recorded> {
         self.sealed.retain(OpenSegment::is_touched);
         let touched = self.touched().map(|segment| {
@@ -434,24 +427,6 @@ impl Appender {
             }
         });
         touched.collect()
-    }
-
-    /// As [`Appender::record`], for a batch that is committed by the same holder of the writer's lock.
-    pub(crate) fn record_alone(&mut self, batch: &mut Batch<'_>) {
-        self.record(batch);
-        self.recorded = true;
-    }
-
-    /// Notes that such a batch was committed, if there was one.
-    pub(crate) fn committed(&mut self) {
-        if !std::mem::take(&mut self.recorded) {
-            return;
-        }
-        self.in_doubt = false;
-        for segment in self.touched() {
-            segment.target.record(segment.record.used);
-        }
-        self.sealed.clear();
     }
 
     fn touched(&self) -> impl Iterator<Item = &OpenSegment> {
